@@ -1,0 +1,1 @@
+"""Bytes become Events. Pure, one module per format."""

@@ -1,0 +1,1 @@
+"""A Call becomes its Outcome: gates, signature, attempt, verdict, schedule."""

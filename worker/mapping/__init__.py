@@ -1,0 +1,1 @@
+"""Events become Calls by declarative rules. Pure."""

@@ -1,0 +1,1 @@
+"""Order, concurrency and progress of records."""
