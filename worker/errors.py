@@ -90,6 +90,12 @@ class WriteFailed(WorkerError):
     reason = "dead_letter_write_failed"
 
 
+class TooLarge(WorkerError):
+    """The dead-letter topic takes no message of this size, today or tomorrow: the record is written as a reference."""
+
+    reason = "dead_letter_too_large"
+
+
 class CommitRefused(WorkerError):
     """The group refused a commit: the partitions have another owner by now. Their records are forgotten here."""
 
