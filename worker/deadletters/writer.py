@@ -1,0 +1,186 @@
+"""Writes dead letters until the broker has acknowledged them, however long that takes.
+
+The offset of a record moves only after its letter is safe, so there is nothing to give up: a topic that refuses writes
+for an hour holds the records for an hour. All writes share one back-off: after a failure nobody asks the broker again
+before it has passed, and one success lets all go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from worker.clock import Clock, Timer
+from worker.deadletters.record import DeadLetter, as_reference, encode
+from worker.errors import TooLarge, WriteFailed
+from worker.metrics import Metrics
+from worker.model import place
+
+log: FilteringBoundLogger = structlog.get_logger(__name__)
+
+# Writes under way at once. The broker acknowledges in milliseconds, so this is above any rate that the flood guard
+# lets through, and small enough that a failing topic does not get thousands of attempts at the same moment.
+MAX_IN_FLIGHT = 32
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 30.0
+
+
+class Producer(Protocol):
+    """Writes one message to Kafka."""
+
+    async def send(
+        self, topic: str, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], /
+    ) -> None:
+        """Return when all in-sync replicas have the message.
+
+        Called by many tasks at once, up to MAX_IN_FLIGHT. Raises WriteFailed when it is not known to be written (a
+        time limit of its own included), TooLarge when the topic will never take it. The same message may be sent twice.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStatus:
+    """What the writer is at, for readiness and /status."""
+
+    topic: str
+    waiting: int  # letters handed over and not acknowledged
+    written: int
+    failing_since_s: float | None  # Unix time of the first failure of this trouble; None while all is well
+    reason: str = ""
+    text: str = ""
+    remedy: str = ""
+
+
+class DeadLetterWriter:
+    """The one way into the dead-letter topic. Use one instance from one event loop."""
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        producer: Producer,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self._topic = topic
+        self._producer = producer
+        self._clock = clock
+        self._rng = rng
+        self._metrics = metrics
+        self._permits = asyncio.Semaphore(max_in_flight)
+        self._may_try = asyncio.Event()
+        self._may_try.set()
+        self._timer: Timer | None = None
+        self._failures = 0  # in a row, counted once for all writes that were under way together
+        self._failing_since_s: float | None = None
+        self._trouble: WriteFailed | TooLarge | None = None
+        self._waiting = 0
+        self._written = 0
+
+    def __repr__(self) -> str:
+        state = "writing" if self._trouble is None else f"failing: {self._trouble.reason}"
+        return f"<DeadLetterWriter [{self._topic}, {state}, {self._waiting} waiting, {self._written} written]>"
+
+    def status(self) -> WriterStatus:
+        """Return how it goes now."""
+        trouble = self._trouble
+        return WriterStatus(
+            topic=self._topic,
+            waiting=self._waiting,
+            written=self._written,
+            failing_since_s=self._failing_since_s,
+            reason=trouble.reason if trouble else "",
+            text=str(trouble) if trouble else "",
+            remedy=self._remedy(trouble) if trouble else "",
+        )
+
+    async def write(self, letter: DeadLetter) -> None:
+        """Return when the letter is acknowledged; never gives up.
+
+        Cancelled at any moment it leaves nothing behind; the letter may have been written or not. Writing it again is
+        harmless: it has the same key in a compacted topic.
+        """
+        self._waiting += 1
+        try:
+            async with self._permits:
+                await self._write_until_acknowledged(letter)
+        finally:
+            self._waiting -= 1
+        self._written += 1
+        self._metrics.dead_letters.labels(letter.record.topic, letter.reason).inc()
+
+    async def _write_until_acknowledged(self, letter: DeadLetter) -> None:
+        message = encode(letter)
+        while True:
+            await self._may_try.wait()
+            failures = self._failures
+            try:
+                await self._producer.send(self._topic, message.key, message.value, message.headers)
+            except TooLarge as error:
+                if letter.reference is None:
+                    letter = as_reference(letter)
+                    message = encode(letter)
+                    self._say_that_it_is_a_reference(letter)
+                else:
+                    self._failed(error, failures)
+            except WriteFailed as error:
+                self._failed(error, failures)
+            else:
+                self._succeeded()
+                return
+
+    def _failed(self, error: WriteFailed | TooLarge, failures_before: int) -> None:
+        self._metrics.dead_letter_write_failures.inc()
+        if failures_before != self._failures:
+            return  # another write that was under way with this one has already lengthened the wait
+        self._failures += 1
+        longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._failures - 1, 16))
+        self._may_try.clear()
+        self._timer = self._clock.call_later(longest_s * self._rng.uniform(0.5, 1.0), self._may_try.set)
+        if self._trouble is None:
+            self._failing_since_s = self._clock.now_s()
+            log.error(
+                "dead_letters.failing",
+                topic=self._topic,
+                reason=error.reason,
+                text=str(error),
+                waiting=self._waiting,
+                remedy=self._remedy(error),
+            )
+        self._trouble = error
+
+    def _succeeded(self) -> None:
+        self._failures = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._may_try.set()
+        if self._trouble is not None and self._failing_since_s is not None:
+            seconds = round(self._clock.now_s() - self._failing_since_s, 1)
+            log.info("dead_letters.recovered", topic=self._topic, seconds=seconds, waiting=self._waiting)
+        self._trouble = self._failing_since_s = None
+
+    def _say_that_it_is_a_reference(self, letter: DeadLetter) -> None:
+        # Once per letter, not per state: from here on the bytes exist only as long as the source topic keeps them.
+        reference = letter.reference
+        log.warning(
+            "dead_letter.too_large",
+            topic=self._topic,
+            record=place(letter.record),
+            value_bytes=reference.value_bytes if reference else 0,
+            remedy="raise max.message.bytes of the dead-letter topic; replay before the source topic's retention ends",
+        )
+
+    def _remedy(self, error: WriteFailed | TooLarge) -> str:
+        if isinstance(error, TooLarge):
+            return f"even a reference of 16 KB does not fit: raise max.message.bytes of {self._topic}; records wait"
+        return f"see that the broker is up and lets the worker write to {self._topic}; records wait, nothing is lost"
