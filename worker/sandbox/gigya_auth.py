@@ -58,18 +58,22 @@ class Door:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A caller who has proved who he is; `burn` has still to be called where nonces are burnt after refusals."""
+    """A caller who has proved who he is; where nonces are burnt after refusals, `check` and `burn` are still to come."""
 
     nonce_scope: str | None = None
     nonce: str = ""
 
-    def burn(self, door: Door) -> None:
-        """Remember the nonce. Raises Refusal when it is known by now."""
+    def check(self, door: Door) -> None:
+        """Raise Refusal when the nonce is known by now."""
         if self.nonce_scope is None:
             return
         if door.memory.knows(self.nonce_scope, self.nonce, door.nonces, door.elapsed_s):
             raise Refusal(403004, "Duplicate nonce")
-        door.memory.burn(self.nonce_scope, self.nonce, door.nonces, door.elapsed_s)
+
+    def burn(self, door: Door) -> None:
+        """Remember the nonce."""
+        if self.nonce_scope is not None:
+            door.memory.burn(self.nonce_scope, self.nonce, door.nonces, door.elapsed_s)
 
 
 def authenticate(incoming: Incoming, site: SiteState, door: Door) -> Admission:
@@ -103,11 +107,10 @@ def _signed(incoming: Incoming, site: SiteState, door: Door) -> Admission:
     _check_timestamp(params.get("timestamp") or "", door)
     scope = {"key": f"{site.name}/{user_key}", "site": site.name, "server": ""}[door.nonces.scope]
     admission = Admission(scope, incoming.nonce)
+    admission.check(door)
     if door.nonces.burnt == "before_refusals":
         admission.burn(door)
         return Admission()
-    if door.memory.knows(scope, incoming.nonce, door.nonces, door.elapsed_s):
-        raise Refusal(403004, "Duplicate nonce")
     return admission
 
 

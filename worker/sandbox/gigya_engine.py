@@ -182,8 +182,10 @@ class Engine:
                     await _pause(picked.delay_s)
                     return self._refused_by(picked.fault, incoming, known_site, arrival)
                 await _pause(picked.delay_s + drawn_s(self.config.latency, self._rng))
-                admission.burn(self._door())
+                door = self._door()
+                admission.check(door)  # a copy of this request may have been executed meanwhile
                 body = self._execute(method, known_site, incoming, arrival)
+                admission.burn(door)
             finally:
                 known_site.leave(incoming.uid)
         except Refusal as refusal:

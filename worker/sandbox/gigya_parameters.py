@@ -18,6 +18,7 @@ SUPPORTED_PROVIDERS = ("facebook", "twitter", "linkedin", "vkontakte", "renren",
 COMMON = frozenset(
     {"apikey", "userkey", "secret", "sig", "timestamp", "nonce", "format", "callback", "httpstatuscodes", "sdk"}
 )
+_USUAL = frozenset({"apiKey", "userKey", "sig", "timestamp", "nonce", "format", "httpStatusCodes"})  # spares a lower()
 _WHOLE = re.compile(r"-?[0-9]{1,18}\Z")
 _MEDIA_FIELDS = {"image": ("src", "href"), "flash": ("src", "previewImageURL"), "video": ("src",), "mp3": ("src",)}
 _ATTRIBUTE_VALUES = 3  # gm.notifyAction and socialize.publishUserAction: "no more than three values"
@@ -50,11 +51,11 @@ class Parameters:
 
     def business(self) -> dict[str, str]:
         """Return what is not authorization and not about the answer's form."""
-        return {name: value for name, value in self.sent.items() if name.lower() not in COMMON}
+        return {name: value for name, value in self.sent.items() if name not in _USUAL and name.lower() not in COMMON}
 
     def unknown(self, known: frozenset[str]) -> list[str]:
         """Return the business parameters whose lower-case name is not among `known`."""
-        return [name for name in self.sent if name.lower() not in known and name.lower() not in COMMON]
+        return [name for name in self.business() if name.lower() not in known]
 
 
 Check = Callable[[Parameters, bool], None]

@@ -35,10 +35,10 @@ def parse_parameters(*parts: bytes) -> dict[str, str]:
             if not pair:
                 continue
             raw_name, _, raw_value = pair.partition(b"=")
-            name = decode(raw_name)
+            name = raw_name.decode() if raw_name.isalnum() else decode(raw_name)
             if name in params:
                 raise Malformed("a parameter is given twice")
-            params[name] = decode(raw_value)
+            params[name] = raw_value.decode() if raw_value.isalnum() else decode(raw_value)
     return params
 
 
