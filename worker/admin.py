@@ -1,0 +1,159 @@
+"""What the worker says about itself over HTTP: /livez, /readyz, /metrics, /status.
+
+The one place that serves HTTP. It knows nothing of the rooms below: whoever wires the worker hands it a `View`.
+No answer holds a secret, a UID or a payload; that is the View's promise.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import PurePath
+from typing import Annotated, Protocol
+
+import orjson
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from worker.errors import StartFailed
+from worker.model import Json
+
+_log = structlog.get_logger("worker.admin")
+_STOP_S = 1.0  # a probe's answer is written within this, or the connection is closed
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class AdminSettings(BaseModel):
+    """The `admin:` part of the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 for probes from outside a container."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0 switches it off."""
+    token: SecretStr | None = None
+    """What a POST must carry as `Authorization: Bearer`; without one no POST is accepted."""
+
+
+class View(Protocol):
+    """What the worker can tell of itself, at any moment between start and stop. Cheap; called from the event loop."""
+
+    def livez(self) -> tuple[bool, str]:
+        """Return whether the process makes progress at all, and one line that says why (not)."""
+        ...
+
+    def readyz(self) -> Mapping[str, Json]:
+        """Return {"ready": bool, component: {"state", "reason", "remedy", ...}}: what a person needs to act."""
+        ...
+
+    def status(self) -> Mapping[str, Json]:
+        """Return assignment, lag, blockers, lanes, gates, ledger."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        ...
+
+
+class AdminServer:
+    """Serves a View on one port until it is stopped."""
+
+    def __init__(self, settings: AdminSettings, view: View) -> None:
+        self._settings = settings
+        self._view = view
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, *, port: int | None = None) -> int:
+        """Listen, and return the port; 0 when the settings switch it off.
+
+        `port` is for tests, where 0 means any free one. Raises StartFailed when the address cannot be had.
+        """
+        host = self._settings.host
+        wanted = self._settings.port if port is None else port
+        if port is None and wanted == 0:
+            return 0
+        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=_STOP_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, wanted).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise StartFailed(_cannot_listen(host, wanted, error)) from error
+        self._runner = runner
+        return int(runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the port; does nothing if it was never open."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[_answer_as_json])
+        application.router.add_get("/livez", self._livez)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/status", self._status)
+        return application
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        alive, text = self._view.livez()
+        return web.Response(text=text + "\n", status=200 if alive else 503)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        answer = self._view.readyz()
+        return _json(answer, 200 if answer.get("ready") is True else 503)
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return _json(self._view.status(), 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._view.metrics(), headers={"Content-Type": _METRICS_TYPE})
+
+
+@web.middleware
+async def _answer_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turn a wrong path or method, and a bug in a View, into an answer; the worker goes on."""
+    try:
+        return await handler(request)
+    except web.HTTPException as refusal:
+        answer = _json({"error": refusal.reason}, refusal.status)
+        if (allowed := refusal.headers.get("Allow")) is not None:
+            answer.headers["Allow"] = allowed
+        return answer
+    except Exception:  # noqa: BLE001 - a View with a bug must not take down the probes; it is logged with its place
+        _log.exception("admin.answer_failed", path=request.path)
+        return _json({"error": "the worker could not answer; see its log"}, 500)
+
+
+def _json(body: Mapping[str, Json], status: int) -> web.Response:
+    text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=_plain)
+    return web.Response(body=text + b"\n", status=status, content_type="application/json")
+
+
+def _plain(value: object) -> object:
+    """Make JSON of what a View may hand over besides: named tuples, mappings, sets."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if type(value).__str__ is not object.__str__ and isinstance(value, tuple | PurePath):
+        return str(value)
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    raise TypeError
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"admin: port {port} on {host} is taken by another process; set admin.port (0 switches it off)"
+        case errno.EACCES:
+            return f"admin: port {port} on {host} needs privileges; set admin.port to one above 1023"
+        case errno.EADDRNOTAVAIL:
+            return f"admin: {host} is not an address of this machine; set admin.host"
+    return (
+        f"admin: cannot listen on {host}:{port} ({error.strerror or type(error).__name__}); see admin.host, admin.port"
+    )

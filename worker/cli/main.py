@@ -1,0 +1,60 @@
+"""The command line `gigya-worker`, and what every way of going wrong looks like to a person.
+
+Command modules import what they need inside the command, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from worker.cli import check, explain, run_command, sandbox
+from worker.cli.exits import BUG, PROBLEMS
+from worker.cli.options import EXIT_CODES
+
+app = typer.Typer(
+    name="gigya-worker",
+    help="Domain events from Kafka become Gigya calls: signed, paced, in order for each user.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # it prints local variables, and those hold secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run_command.run)
+app.command("check")(check.check)
+app.command("explain")(explain.explain)
+app.command("sandbox")(sandbox.sandbox)
+
+
+def run() -> None:
+    """Run a command and end the process with its exit code: the console script, and `python -m worker`."""
+    try:
+        app(prog_name="gigya-worker")
+    except Exception as error:  # noqa: BLE001 - the last one to hear of it; it always ends in a text and an exit code
+        sys.exit(_report(error))
+
+
+def _first(error: Exception) -> Exception:
+    """Return what a group of task failures holds first; task groups nest."""
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+
+
+def _report(error: Exception) -> int:
+    """Print what went wrong: a line per problem where it is somebody's mistake, frames without locals for a bug."""
+    from worker import logs
+    from worker.errors import Refused, WorkerError
+
+    if isinstance(error, ExceptionGroup) and (known := error.subgroup(WorkerError)) is not None:
+        error = _first(known)
+    if isinstance(error, Refused):
+        from worker.cli.problems import show_refusal
+
+        show_refusal(error)
+        return PROBLEMS
+    if isinstance(error, WorkerError):
+        print(f"gigya-worker: {error}", file=sys.stderr)
+        print("Nothing was consumed." if error.reason == "start_failed" else f"reason: {error.reason}", file=sys.stderr)
+        return PROBLEMS
+    print(logs.bug_report(error), file=sys.stderr)
+    return BUG

@@ -1,0 +1,64 @@
+"""`run`: the worker itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.options import Config
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+def run(
+    config: Config = None,
+    until_end: Annotated[
+        bool,
+        typer.Option(
+            "--until-end",
+            help="Stop at the ends of the partitions as seen at start, print the ledger, and exit 3 if it does not "
+            "balance or 4 if something was left unfinished.",
+        ),
+    ] = False,
+    accept_gap: Annotated[
+        bool,
+        typer.Option(
+            "--accept-gap",
+            help="Go on at the oldest record where records were lost to retention before they could be read.",
+        ),
+    ] = False,
+) -> None:
+    """Read events and make calls until SIGTERM or Ctrl-C; a second one cancels what is still under way."""
+    from worker import app, logs
+    from worker.cli.problems import print_problems
+    from worker.mapping import rules as rules_file
+    from worker.settings import load, secret_values
+
+    loaded = load(config)
+    settings = loaded.settings
+    rules = rules_file.load(settings.rules, sites=tuple(settings.sites), topics=settings.kafka.topics)
+    print_problems([*loaded.warnings, *rules.warnings], sys.stderr)
+    logs.configure(secrets=secret_values(settings))
+    raise typer.Exit(run_on_loop(app.run(settings, rules, until_end=until_end, accept_gap=accept_gap)))
+
+
+def run_on_loop(work: Coroutine[object, object, int]) -> int:
+    """Run to the end on the fastest event loop there is."""
+    import asyncio
+
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(work)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes a uvloop; None, for asyncio's own, where there is none (Windows)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
