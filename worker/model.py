@@ -71,7 +71,7 @@ class Event(NamedTuple):
     """What a codec reads in a record, one or more of them."""
 
     payload: Mapping[str, Json]
-    index: int = 0  # position among the events of one record
+    number: int = 0  # position among the events of one record
     attributes: Mapping[str, Json] | None = None  # what an envelope said (CloudEvents' attributes), if there was one
 
 

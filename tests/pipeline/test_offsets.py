@@ -1,0 +1,160 @@
+"""Which offsets may be committed: the finished prefix, whatever the order of finishing."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.model import KafkaRecord, TopicPartition
+from worker.pipeline.offsets import Offsets, PartitionProgress
+from worker.pipeline.tickets import Ticket
+
+P0 = TopicPartition("user-events", 0)
+P1 = TopicPartition("user-events", 1)
+
+
+def ticket(progress: PartitionProgress, offset: int) -> Ticket:
+    record = KafkaRecord(progress.partition.topic, progress.partition.partition, offset, b"{}")
+    return Ticket(
+        record=record,
+        partition=progress.partition,
+        epoch=progress.epoch,
+        number=offset,
+        started_s=0.0,
+        calls=(),
+        outcomes=[],
+    )
+
+
+def assigned(position: int = 0) -> tuple[Offsets, PartitionProgress]:
+    offsets = Offsets()
+    offsets.assign({P0: position})
+    progress = offsets.get(P0)
+    assert progress is not None
+    return offsets, progress
+
+
+def start(progress: PartitionProgress, *numbers: int) -> list[Ticket]:
+    tickets = [ticket(progress, number) for number in numbers]
+    for each in tickets:
+        progress.start(each)
+    return tickets
+
+
+def test_nothing_is_due_before_anything_was_taken() -> None:
+    offsets, _ = assigned(7)
+    assert offsets.due() == {}
+
+
+def test_a_gap_holds_the_commit_back() -> None:
+    offsets, progress = assigned()
+    first, second, third = start(progress, 0, 1, 2)
+    offsets.finish(second)
+    offsets.finish(third)
+    assert offsets.due() == {}
+    offsets.finish(first)
+    assert offsets.due() == {P0: 3}
+
+
+def test_records_that_nobody_wants_move_the_watermark_without_being_started() -> None:
+    offsets, progress = assigned()
+    progress.pass_to(500)
+    assert offsets.due() == {P0: 500}
+
+
+def test_records_that_nobody_wants_do_not_pass_an_unfinished_one() -> None:
+    offsets, progress = assigned()
+    progress.pass_to(5)
+    (blocker,) = start(progress, 5)
+    progress.pass_to(900)
+    assert offsets.due() == {P0: 5}
+    assert progress.ahead == 895
+    offsets.finish(blocker)
+    assert offsets.due() == {P0: 900}
+
+
+def test_holes_left_by_compaction_are_not_waited_for() -> None:
+    offsets, progress = assigned()
+    first, second = start(progress, 10, 4000)
+    offsets.finish(first)
+    assert offsets.due() == {P0: 4000}
+    offsets.finish(second)
+    assert offsets.due() == {P0: 4001}
+
+
+def test_a_late_finish_after_revocation_is_not_committed() -> None:
+    offsets, progress = assigned()
+    (late,) = start(progress, 0)
+    assert offsets.forget({P0}) == [late]
+    offsets.assign({P0: 0})
+    assert not offsets.finish(late)
+    assert offsets.due() == {}
+    assert late.is_void
+
+
+def test_nothing_is_committed_twice() -> None:
+    offsets, progress = assigned()
+    progress.pass_to(3)
+    offsets.committed(offsets.due(), offsets.epochs())
+    assert offsets.due() == {}
+
+
+def test_a_commit_confirmed_for_an_earlier_assignment_is_not_believed_for_this_one() -> None:
+    offsets, progress = assigned()
+    progress.pass_to(9)
+    due, epochs = offsets.due(), offsets.epochs()
+    offsets.forget({P0})
+    offsets.assign({P0: 0})
+    offsets.committed(due, epochs)
+    again = offsets.get(P0)
+    assert again is not None
+    assert again.committed == 0
+
+
+def test_a_record_is_finished_once_only() -> None:
+    offsets, progress = assigned()
+    (only,) = start(progress, 0)
+    assert offsets.finish(only)
+    assert not offsets.finish(only)
+
+
+def test_the_blocker_is_the_oldest_unfinished_record() -> None:
+    offsets, progress = assigned()
+    first, second, _ = start(progress, 3, 8, 9)
+    assert progress.blocker is first
+    offsets.finish(first)
+    assert progress.blocker is second
+
+
+@given(st.data())
+def test_any_finishing_order_never_skips_unfinished_work(data: st.DataObject) -> None:
+    offsets = Offsets()
+    offsets.assign({P0: 0, P1: 0})
+    unfinished: dict[TopicPartition, dict[int, Ticket]] = {P0: {}, P1: {}}
+    position = {P0: 0, P1: 0}
+    for _ in range(data.draw(st.integers(1, 60))):
+        partition = data.draw(st.sampled_from([P0, P1]))
+        progress = offsets.get(partition)
+        assert progress is not None
+        action = data.draw(st.sampled_from(["start", "start", "pass", "finish", "commit"]))
+        if action == "start":
+            offset = position[partition] + data.draw(st.integers(0, 3))  # holes are fine
+            (unfinished[partition][offset],) = start(progress, offset)
+            position[partition] = offset + 1
+        elif action == "pass":
+            position[partition] += data.draw(st.integers(0, 5))
+            progress.pass_to(position[partition])
+        elif action == "finish" and unfinished[partition]:
+            offset = data.draw(st.sampled_from(sorted(unfinished[partition])))
+            assert offsets.finish(unfinished[partition].pop(offset))
+        elif action == "commit":
+            due = offsets.due()
+            for committed_partition, offset in due.items():
+                assert all(each >= offset for each in unfinished[committed_partition])
+                assert offset <= position[committed_partition]
+            offsets.committed(due, offsets.epochs())
+    for partition in (P0, P1):
+        for left in unfinished[partition].values():
+            offsets.finish(left)
+    for partition, offset in offsets.due().items():
+        assert offset == position[partition]

@@ -1,0 +1,247 @@
+"""Wiring: which parts there are, in which order they start and stop. The only module that knows all rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import random
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
+
+import structlog
+
+from worker import logs
+from worker.admin import AdminServer
+from worker.clock import SystemClock
+from worker.codecs import json as json_codec
+from worker.deadletters.record import worker_version
+from worker.deadletters.writer import DeadLetterWriter
+from worker.delivery.sender import Sender
+from worker.delivery.transport import HttpTransport
+from worker.gigya.sites import Site
+from worker.kafka.client import KafkaProducer, check_cluster
+from worker.kafka.source import KafkaSource
+from worker.mapping.mapper import Mapper
+from worker.mapping.rules import RuleSet
+from worker.metrics import Metrics
+from worker.pipeline.engine import Ended, Engine
+from worker.pipeline.flood_guard import FloodGuard
+from worker.pipeline.handler import Handler
+from worker.pipeline.lanes import Lanes
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.offsets import Offsets
+from worker.settings import Settings
+from worker.status import WorkerView
+
+log = structlog.get_logger(__name__)
+
+OK = 0
+UNBALANCED = 3
+ENDED_EARLY = 4
+CANCELLED = 5
+# Marks of users that are remembered: computing one costs as much as a tenth of a call's own work.
+MARKS = 20_000
+
+
+async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, accept_gap: bool = False) -> int:
+    """Run the worker until it is told to stop, or to the ends seen at start; return the exit code.
+
+    Raises StartFailed when something outside is missing; nothing has been consumed then.
+    """
+    await check_cluster(settings.kafka)
+    clock = SystemClock()
+    metrics = Metrics()
+    marks = _user_marks(settings)
+    async with _senders(settings, clock, metrics, marks) as senders, _producer(settings) as producer:
+        letters = DeadLetterWriter(
+            topic=settings.kafka.dead_letter_topic,
+            producer=producer,
+            clock=clock,
+            rng=random.Random(),
+            metrics=metrics,
+        )
+        offsets, ledger = Offsets(), Ledger()
+        handler = Handler(
+            decode=json_codec.decode,
+            mapper=Mapper(rules),
+            letters=letters,
+            offsets=offsets,
+            ledger=ledger,
+            guard=FloodGuard(settings.flood_guard),
+            clock=clock,
+            metrics=metrics,
+            user_mark=marks,
+        )
+        lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
+        handler.queue = lanes
+        engine = Engine(
+            source=KafkaSource(settings.kafka, drain_s=settings.delivery.drain_s, clock=clock, accept_gap=accept_gap),
+            handler=handler,
+            lanes=lanes,
+            offsets=offsets,
+            ledger=ledger,
+            clock=clock,
+            metrics=metrics,
+            max_ahead=settings.delivery.max_ahead,
+            max_buffer_bytes=settings.delivery.max_buffer_bytes,
+            drain_s=settings.delivery.drain_s,
+            until_end=until_end,
+        )
+        view = WorkerView(
+            engine=engine,
+            handler=handler,
+            lanes=lanes,
+            ledger=ledger,
+            letters=letters,
+            senders=senders,
+            metrics=metrics,
+            rules_digest=rules.digest,
+            version=worker_version(),
+        )
+        async with _admin(settings, view):
+            log.info("worker.started", group=settings.kafka.group_id, topics=settings.kafka.topics, rules=rules.digest)
+            ended = await _run_until_told(engine, senders)
+        return _conclude(ended, engine, ledger, until_end=until_end)
+
+
+async def _run_until_told(engine: Engine, senders: Mapping[str, Sender]) -> Ended | None:
+    """Run the engine beside the senders' own work; None when a second signal cancelled it."""
+    running = asyncio.create_task(engine.run(), name="engine")
+    asking = [asyncio.create_task(sender.run(), name=f"site-{name}") for name, sender in senders.items()]
+    try:
+        with _signals(first=engine.stop, second=running.cancel):
+            await asyncio.wait({running, *asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                # A sender's own task ended, which it never does by itself: a bug. The engine must not go on half alive.
+                engine.stop()
+                await asyncio.wait({running})
+            for task in asking:
+                if task.done():
+                    task.result()
+            return await running
+    except asyncio.CancelledError:
+        if not running.cancelled():
+            raise
+        return None
+    finally:
+        for task in (running, *asking):
+            task.cancel()
+        await asyncio.gather(running, *asking, return_exceptions=True)
+
+
+def _conclude(ended: Ended | None, engine: Engine, ledger: Ledger, *, until_end: bool) -> int:
+    unfinished = engine.unfinished()
+    total = ledger.total(unfinished)
+    if until_end:
+        print(f"ledger  {total}", file=sys.stderr)  # noqa: T201  # what --until-end promises to print
+    log.info("worker.stopped", ended=ended.value if ended else "cancelled", ledger=str(total))
+    if not ledger.balanced(unfinished):
+        for imbalance in ledger.imbalances(unfinished):
+            log.error("ledger.unbalanced", account=imbalance)
+        return UNBALANCED
+    if ended is None:
+        return CANCELLED
+    if until_end and ended is not Ended.REACHED_END:
+        return ENDED_EARLY
+    return OK
+
+
+@asynccontextmanager
+async def _senders(
+    settings: Settings, clock: SystemClock, metrics: Metrics, marks: Callable[[str, str], str]
+) -> AsyncIterator[dict[str, Sender]]:
+    """Open one sender and its pool of connections per site; close the pools at the end."""
+    delivery = settings.delivery
+    async with contextlib.AsyncExitStack() as pools:
+        senders: dict[str, Sender] = {}
+        for name, site_settings in settings.sites.items():
+            site = Site.of(name, site_settings)
+            transport = HttpTransport(
+                clock,
+                connect_timeout_s=delivery.connect_timeout_s,
+                attempt_timeout_s=delivery.attempt_timeout_s,
+                max_connections=delivery.max_in_flight,
+                ca_file=site.ca_file,
+            )
+            pools.push_async_callback(transport.close)
+            senders[name] = Sender(
+                site=site,
+                credentials=site_settings.credentials(),
+                settings=delivery,
+                transport=transport,
+                clock=clock,
+                rng=random.Random(),
+                nonce=lambda: secrets.token_hex(16),  # 128 bits: the millisecond nonces of some SDKs collide
+                metrics=metrics,
+                mark=lambda uid, site=name: marks(site, uid),  # type: ignore[misc]
+            )
+        yield senders
+
+
+@asynccontextmanager
+async def _producer(settings: Settings) -> AsyncIterator[KafkaProducer]:
+    producer = KafkaProducer(settings.kafka)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def _admin(settings: Settings, view: WorkerView) -> AsyncIterator[None]:
+    admin = AdminServer(settings.admin, view)
+    await admin.start()
+    try:
+        yield
+    finally:
+        await admin.stop()
+
+
+@contextmanager
+def _signals(*, first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
+    """Let the first SIGTERM or SIGINT drain and the second one cancel; restore what was there before."""
+    loop = asyncio.get_running_loop()
+    has_come = False
+
+    def heard(name: str) -> None:
+        nonlocal has_come
+        if has_come:
+            log.warning("worker.cancelled", signal=name)
+            second()
+        else:
+            has_come = True
+            log.info("worker.stopping", signal=name)
+            first()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, heard, each.name)
+    try:
+        yield
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+
+def _user_marks(settings: Settings) -> Callable[[str, str], str]:
+    """Return site and UID -> the mark that stands for the user in logs.
+
+    Keyed by the site's secret, so that it is the same after a restart and in every member of a group, and nobody
+    without the secret can test a guess.
+    """
+    keys = {
+        name: hmac.digest(site.credentials().secret_key, b"gigya-worker user mark", hashlib.sha256)
+        for name, site in settings.sites.items()
+    }
+
+    @lru_cache(maxsize=MARKS)
+    def mark(site: str, uid: str) -> str:
+        return logs.user_mark(uid, keys[site])
+
+    return mark

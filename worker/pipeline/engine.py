@@ -1,0 +1,398 @@
+"""Read, hand out, finish, commit, drain, stop: the worker's fate.
+
+One task reads and hands out; one commits; the group's coordinator calls `partitions_revoked`, which drains by itself,
+because the read loop cannot be waited for: a read does not return while the group rebalances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from worker.clock import Clock
+from worker.errors import CommitRefused, WorkerError
+from worker.kafka.source import Owner, Position
+from worker.metrics import Metrics
+from worker.model import Record, TopicPartition
+from worker.pipeline.handler import Handler
+from worker.pipeline.lanes import Lanes
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.offsets import Offsets, PartitionProgress
+
+log = structlog.get_logger(__name__)
+
+COMMIT_EVERY_S = 1.0
+# Records are taken for so long at a stretch; then senders, heartbeats and commits get their turn. Without it a backlog
+# that is already buffered would starve them, since a read of buffered records does not suspend.
+SLICE_S = 0.005
+READ_TIMEOUT_S = 0.2
+READ_MAX_RECORDS = 2_000
+
+
+class Source(Protocol):
+    """Where records come from and offsets go to. The contract tests in tests/contracts hold it to this text."""
+
+    async def start(self, owner: Owner) -> None:
+        """Join the group. `owner` hears of every assignment before a record of it is handed out."""
+        ...
+
+    async def stop(self) -> None:
+        """Leave the group, after the owner has given up its partitions."""
+        ...
+
+    async def read(
+        self, partitions: Collection[TopicPartition], *, max_records: int, timeout_s: float
+    ) -> Mapping[TopicPartition, Sequence[Record]]:
+        """Return what has arrived of these partitions, in offset order each; {} when nothing did in time."""
+        ...
+
+    async def commit(self, positions: Mapping[TopicPartition, Position]) -> None:
+        """Commit, if they are still ours; `CommitRefused` when not, another WorkerError when the broker is away."""
+        ...
+
+    def position(self, partition: TopicPartition) -> int:
+        """Return the offset the next read starts at: above markers and compacted records at a partition's end."""
+        ...
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return one above the last offset of each partition."""
+        ...
+
+    def highwater(self, partition: TopicPartition) -> int | None:
+        """Return the partition's end as of the last fetch; None before one."""
+        ...
+
+    @property
+    def lost(self) -> Mapping[TopicPartition, int]:
+        """Return the partitions whose next offset is gone (retention), with the number of records that were lost."""
+        ...
+
+
+class Ended(StrEnum):
+    """Why the engine came back."""
+
+    STOPPED = "stopped"  # asked to
+    REACHED_END = "reached_end"
+    HELD = "held"  # a bounded run that cannot go on: the flood guard, or records lost to retention
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One partition as /status shows it."""
+
+    partition: TopicPartition
+    position: int
+    committed: int
+    lag: int | None
+    unfinished: int
+    blocker_offset: int | None
+    blocker_age_s: float
+    blocker_attempts: int
+    blocker_reason: str
+    blocker_user: str  # the mark of its first unfinished call's user
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A batch that was read and not yet handed out in full."""
+
+    progress: PartitionProgress
+    records: Sequence[Record]
+    index: int = 0
+
+
+class Engine:
+    """Runs the pipeline from the first assignment to the last commit."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        handler: Handler,
+        lanes: Lanes,
+        offsets: Offsets,
+        ledger: Ledger,
+        clock: Clock,
+        metrics: Metrics,
+        max_ahead: int,
+        max_buffer_bytes: int,
+        drain_s: float,
+        until_end: bool = False,
+    ) -> None:
+        self._source = source
+        self._handler = handler
+        self._lanes = lanes
+        self._offsets = offsets
+        self._ledger = ledger
+        self._clock = clock
+        self._metrics = metrics
+        self._max_ahead = max_ahead
+        self._max_buffer_bytes = max_buffer_bytes
+        self._drain_s = drain_s
+        self._until_end = until_end
+        self._ends: Mapping[TopicPartition, int] = {}
+        self._stop = asyncio.Event()
+        self._commit_lock = asyncio.Lock()
+        self._turn = 0
+        self._pending: dict[TopicPartition, _Pending] = {}
+        self.last_commit_error = ""
+        self.has_joined = False
+
+    def stop(self) -> None:
+        """Ask the engine to drain and come back. Safe to call twice, and from a signal handler."""
+        self._stop.set()
+        self._handler.changed.set()
+
+    async def run(self, ends: Mapping[TopicPartition, int] | None = None) -> Ended:
+        """Run until asked to stop, or until `ends` are reached where they are given.
+
+        The source must not have been started. Everything that was read is committed, or unfinished, when this returns.
+        """
+        self._ends = ends or {}
+        background = asyncio.create_task(self._background(), name="background")
+        reading = asyncio.create_task(self._read_loop(), name="read")
+        try:
+            await self._source.start(self)
+            await asyncio.wait({background, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if background.done():
+                background.result()
+            ended = reading.result()
+            await self._drain_all()
+        finally:
+            for task in (reading, background):
+                task.cancel()
+            await asyncio.gather(reading, background, return_exceptions=True)
+            await self._source.stop()
+        return ended
+
+    async def _background(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._lanes.run(), name="lanes")
+            tasks.create_task(self._handler.run(), name="dead-letters")
+            tasks.create_task(self._commit_loop(), name="commit")
+            tasks.create_task(self._guard_watch(), name="flood-guard")
+
+    async def _guard_watch(self) -> None:
+        await self._handler.tripped.wait()
+        self._lanes.hold()
+        self._metrics.flood_guard_held.set(1)
+        flood = self._handler.flood
+        assert flood is not None  # noqa: S101  # tripped is set after the guard has decided
+        log.error("flood_guard.held", reason=flood.reason, text=flood.text, remedy=flood.remedy)
+
+    # Reading
+
+    async def _read_loop(self) -> Ended:
+        while not self._stop.is_set():
+            if self._until_end and (self._handler.tripped.is_set() or self._source.lost):
+                return Ended.HELD
+            if self._until_end and self._has_reached_end():
+                return Ended.REACHED_END
+            took = await self._take_pending()
+            room = self._with_room()
+            if not room:
+                if not took:
+                    await self._wait_for_room()
+                continue
+            batches = await self._source.read(
+                room, max_records=READ_MAX_RECORDS, timeout_s=0 if took else READ_TIMEOUT_S
+            )
+            for partition, records in batches.items():
+                self._receive(partition, records)
+        return Ended.STOPPED
+
+    def _receive(self, partition: TopicPartition, records: Sequence[Record]) -> None:
+        progress = self._offsets.get(partition)
+        if progress is None or progress.is_closing or not records or records[0].offset < progress.position:
+            return  # read under an assignment that is over; its next owner reads it again
+        self._pending[partition] = _Pending(progress, records)
+
+    async def _take_pending(self) -> bool:
+        """Hand out what has been read, in slices; what finds no room stays, and holds up its own partition only."""
+        took = False
+        for partition, pending in list(self._pending.items()):
+            while self._may_take(pending):
+                until_s = self._clock.monotonic_s() + SLICE_S
+                pending.index = self._handler.take(
+                    pending.progress, pending.records, pending.index, until_s=until_s, max_ahead=self._max_ahead
+                )
+                took = True
+                if pending.index >= len(pending.records):
+                    break
+                await asyncio.sleep(0)
+            if pending.index >= len(pending.records) or pending.progress.is_closing:
+                del self._pending[partition]
+        if took:
+            await asyncio.sleep(0)
+        return took
+
+    def _may_take(self, pending: _Pending) -> bool:
+        if pending.progress.is_closing or self._stop.is_set() or self._handler.tripped.is_set():
+            return False
+        return self._has_room(pending.progress, pending.records[pending.index].offset)
+
+    def _has_room(self, progress: PartitionProgress, offset: int) -> bool:
+        if self._handler.held_bytes >= self._max_buffer_bytes:
+            return False
+        return not progress.unfinished or offset - progress.committable < self._max_ahead
+
+    def _with_room(self) -> list[TopicPartition]:
+        """Return the partitions to read further, each time beginning with another one.
+
+        A read drains one partition's buffer before the next; without the turn the first one would always win.
+        """
+        if self._handler.tripped.is_set():
+            return []
+        room = [
+            progress.partition
+            for progress in self._offsets
+            if not progress.is_closing
+            and progress.partition not in self._pending
+            and self._has_room(progress, progress.position)
+            and not self._is_past_end(progress)
+        ]
+        self._turn = (self._turn + 1) % max(1, len(room))
+        return room[self._turn :] + room[: self._turn]
+
+    def _is_past_end(self, progress: PartitionProgress) -> bool:
+        end = self._ends.get(progress.partition)
+        return self._until_end and end is not None and self._source.position(progress.partition) >= end
+
+    async def _wait_for_room(self) -> None:
+        """Wait until a record ended, or a little: an assignment makes room, too."""
+        self._handler.changed.clear()
+        timer = self._clock.call_later(READ_TIMEOUT_S, self._handler.changed.set)
+        try:
+            await self._handler.changed.wait()
+        finally:
+            timer.cancel()
+
+    def _has_reached_end(self) -> bool:
+        """Return whether every partition we own was read to its end, and nothing of it is unfinished.
+
+        By the source's position: the record before the end may be a transaction's marker, or compacted away, and never
+        arrive.
+        """
+        owned = list(self._offsets)
+        if not owned or self._pending:
+            return False
+        for progress in owned:
+            end = self._ends.get(progress.partition)
+            if progress.unfinished or end is None:
+                return False
+            read_to = max(progress.position, self._source.position(progress.partition))
+            if read_to < end:
+                return False
+            progress.pass_to(read_to)
+        return True
+
+    # Committing
+
+    async def _commit_loop(self) -> None:
+        while True:
+            await self._clock.sleep(COMMIT_EVERY_S)
+            try:
+                await self._commit(None)
+            except WorkerError as error:
+                self._commit_failed(error)
+
+    async def _commit(self, partitions: Collection[TopicPartition] | None) -> None:
+        """Commit what is due. What is due is asked for under the lock: two commits must not overtake each other."""
+        async with self._commit_lock:
+            due = self._offsets.due(partitions)
+            if not due:
+                return
+            epochs = self._offsets.epochs()
+            await self._source.commit({partition: Position(offset) for partition, offset in due.items()})
+            self._offsets.committed(due, epochs)
+            self.last_commit_error = ""
+            self._metrics.commits.labels("ok").inc()
+
+    def _commit_failed(self, error: WorkerError) -> None:
+        """Note a commit that did not happen. Nothing is lost: the next one carries the same or more."""
+        result = "refused" if isinstance(error, CommitRefused) else "failed"
+        self._metrics.commits.labels(result).inc()
+        if not self.last_commit_error:
+            log.warning("commit.failed", result=result, error=str(error))
+        self.last_commit_error = str(error)
+
+    # Assignment
+
+    async def partitions_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Begin with these partitions; called before a record of them is handed out."""
+        self._metrics.rebalances.inc()
+        self.has_joined = True
+        self._offsets.assign({partition: self._source.position(partition) for partition in partitions})
+        for partition, epoch in self._offsets.epochs().items():
+            if partition in partitions:
+                self._ledger.assigned(partition, epoch)
+        if self._until_end:
+            missing = [partition for partition in partitions if partition not in self._ends]
+            if missing:
+                self._ends = {**self._ends, **await self._source.end_offsets(missing)}
+        log.info("partitions.assigned", partitions=sorted(map(str, partitions)))
+        self._handler.changed.set()
+
+    async def partitions_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Finish what can be finished, commit, and forget these partitions."""
+        if not partitions:
+            return
+        await self._drain(partitions)
+        void = self._offsets.forget(partitions)
+        self._lanes.forget(partitions)
+        self._handler.forget(void)
+        handed_back = Counter(ticket.partition for ticket in void)
+        for partition in partitions:
+            self._ledger.handed_back(partition, handed_back[partition])
+            self._pending.pop(partition, None)
+        log.info("partitions.revoked", partitions=sorted(map(str, partitions)), handed_back=len(void))
+
+    async def _drain(self, partitions: frozenset[TopicPartition]) -> None:
+        for progress in self._offsets:
+            if progress.partition in partitions:
+                progress.is_closing = True
+        until_s = self._clock.monotonic_s() + self._drain_s
+        await self._lanes.drain(partitions, until_s=until_s)
+        while self._handler.letters_under_way(set(partitions)) and self._clock.monotonic_s() < until_s:
+            await self._clock.sleep(0.01)
+        try:
+            await self._commit(partitions)
+        except WorkerError as error:
+            self._commit_failed(error)
+
+    async def _drain_all(self) -> None:
+        await self._drain(frozenset(progress.partition for progress in self._offsets))
+
+    def lost(self) -> Mapping[TopicPartition, int]:
+        """Return the partitions that stand still because retention deleted what came next."""
+        return self._source.lost
+
+    def unfinished(self) -> dict[TopicPartition, int]:
+        """Return how many records of each partition have started and not ended."""
+        return {progress.partition: len(progress.unfinished) for progress in self._offsets}
+
+    def partitions(self) -> list[PartitionStatus]:
+        """Return every partition we own, for /status and the metrics."""
+        return [self._partition_status(progress) for progress in self._offsets]
+
+    def _partition_status(self, progress: PartitionProgress) -> PartitionStatus:
+        blocker = progress.blocker
+        end = self._source.highwater(progress.partition)
+        return PartitionStatus(
+            partition=progress.partition,
+            position=progress.position,
+            committed=progress.committed,
+            lag=None if end is None else max(0, end - progress.committed),
+            unfinished=len(progress.unfinished),
+            blocker_offset=None if blocker is None else blocker.offset,
+            blocker_age_s=0.0 if blocker is None else self._clock.monotonic_s() - blocker.started_s,
+            blocker_attempts=0 if blocker is None else blocker.attempts,
+            blocker_reason="" if blocker is None else blocker.last_reason,
+            blocker_user="" if blocker is None else self._handler.user_of(blocker),
+        )

@@ -1,0 +1,334 @@
+"""One record's fate: decode, map, hand its calls to the lanes, collect their outcomes, write what is dead.
+
+`take` is the hot path. Most records end in it, wanted by no rule, and cost microseconds; nothing in it awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from worker.clock import Clock
+from worker.deadletters.ends import CallEnd
+from worker.deadletters.record import DeadLetter, fingerprint
+from worker.delivery.sender import Delivery
+from worker.errors import RecordError
+from worker.gigya.calls import Call
+from worker.metrics import Metrics
+from worker.model import Event, Outcome, Record, RecordEnd, TopicPartition, place
+from worker.pipeline.flood_guard import Flood, FloodGuard
+from worker.pipeline.lanes import Job
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.offsets import Offsets, PartitionProgress
+from worker.pipeline.tickets import Ticket
+
+log = structlog.get_logger(__name__)
+
+# Dead letters under way at once. The broker acknowledges in milliseconds; a flood is stopped by the guard, not here.
+LETTERS_IN_FLIGHT = 32
+# How many records are taken between two looks at the clock.
+LOOK_EVERY = 16
+
+
+class CallQueue(Protocol):
+    """Where calls go to be made, in the order they are handed over for each user."""
+
+    def join(self, job: Job) -> None: ...
+
+
+class Mapper(Protocol):
+    """Turns events into calls. Pure: it may raise `RecordError`, and nothing else."""
+
+    digest: str
+
+    def calls(self, record: Record, event: Event) -> tuple[Call, ...]: ...
+
+
+class LetterWriter(Protocol):
+    """Writes dead letters durably."""
+
+    async def write(self, letter: DeadLetter) -> None:
+        """Return when the letter is acknowledged; retries for ever, so that no offset moves without it."""
+        ...
+
+
+class Handler:
+    """Decides what becomes of each record. Used from one event loop."""
+
+    def __init__(
+        self,
+        *,
+        decode: Callable[[Record], tuple[Event, ...]],
+        mapper: Mapper,
+        queue: CallQueue | None = None,
+        letters: LetterWriter,
+        offsets: Offsets,
+        ledger: Ledger,
+        guard: FloodGuard,
+        clock: Clock,
+        metrics: Metrics,
+        user_mark: Callable[[str, str], str],
+    ) -> None:
+        self._decode = decode
+        self._mapper = mapper
+        self.queue = queue  # set by whoever wires handler and lanes, which need each other
+        self._letters = letters
+        self._offsets = offsets
+        self._ledger = ledger
+        self._guard = guard
+        self._clock = clock
+        self._metrics = metrics
+        self._user_mark = user_mark
+        self._dead: deque[Ticket] = deque()
+        self._dead_waiting = asyncio.Event()
+        self._writing = 0
+        self._number = 0
+        self.held_bytes = 0  # of records started and not ended
+        self.changed = asyncio.Event()  # a record ended: there may be room, or something to commit
+        self.tripped = asyncio.Event()  # the flood guard holds the worker
+
+    def take(
+        self, progress: PartitionProgress, records: Sequence[Record], begin: int, *, until_s: float, max_ahead: int
+    ) -> int:
+        """Take records from `records[begin]` on, until they, the slice of time, or the room are used up.
+
+        Returns the index of the first record that was not taken. What is not wanted by any rule ends here.
+        """
+        decode, calls_of = self._decode, self._mapper.calls
+        unwanted = empty = 0
+        index = begin
+        try:
+            for index in range(begin, len(records)):
+                record = records[index]
+                if not index % LOOK_EVERY and self._is_enough(progress, record, until_s, max_ahead):
+                    break
+                try:
+                    events = decode(record)
+                    if len(events) == 1:
+                        calls = calls_of(record, events[0])
+                    else:
+                        calls = tuple(call for event in events for call in calls_of(record, event))
+                except RecordError as error:
+                    self._start_dead(progress, record, error)
+                    continue
+                if calls:
+                    self._start(progress, record, calls)
+                elif events:
+                    unwanted += 1
+                else:
+                    empty += 1
+            else:
+                index = len(records)
+        finally:
+            # Also when a bug raises: what was taken is counted, and the record that raised is not passed.
+            if index > begin:
+                progress.pass_to(records[index - 1].offset + 1)
+                self._count_filtered(progress, index - begin, unwanted, empty)
+        return index
+
+    def _is_enough(self, progress: PartitionProgress, record: Record, until_s: float, max_ahead: int) -> bool:
+        if self._clock.monotonic_s() >= until_s or self.tripped.is_set():
+            return True
+        # Counted to the record itself: with gaps (compaction) the position jumps.
+        return bool(progress.unfinished) and record.offset - progress.committable >= max_ahead
+
+    def _count_filtered(self, progress: PartitionProgress, taken: int, unwanted: int, empty: int) -> None:
+        topic = progress.partition.topic
+        self._metrics.records_read.labels(topic).inc(taken)
+        self._ledger.read(progress.partition, taken)
+        for count, reason in ((unwanted, "unwanted"), (empty, "no_value")):
+            if count:
+                self._ledger.filtered(progress.partition, count, reason)
+                self._metrics.records_ended.labels(topic, RecordEnd.FILTERED.value, reason).inc(count)
+
+    def _start(self, progress: PartitionProgress, record: Record, calls: tuple[Call, ...]) -> None:
+        ticket = self._ticket(progress, record, calls)
+        queue = self.queue
+        assert queue is not None  # noqa: S101  # wired before the first record is read
+        for index, call in enumerate(calls):
+            delivery = Delivery(
+                call=call, partition=progress.partition, offset=record.offset, timestamp_ms=record.timestamp
+            )
+            queue.join(Job(delivery, ticket, index))
+
+    def _start_dead(self, progress: PartitionProgress, record: Record, error: RecordError) -> None:
+        ticket = self._ticket(progress, record, ())
+        ticket.error_reason, ticket.error_text = error.reason, error.text
+        ticket.error_rule, ticket.error_parameter = error.rule, error.parameter
+        self._conclude(ticket)
+
+    def _ticket(self, progress: PartitionProgress, record: Record, calls: tuple[Call, ...]) -> Ticket:
+        ticket = Ticket(
+            record=record,
+            partition=progress.partition,
+            epoch=progress.epoch,
+            number=self._number,
+            started_s=self._clock.monotonic_s(),
+            calls=calls,
+            outcomes=[None] * len(calls),
+        )
+        self._number += 1
+        progress.start(ticket)
+        self._guard.started(ticket.number)
+        self.held_bytes += ticket.size_bytes
+        return ticket
+
+    def call_ended(self, job: Job, outcome: Outcome) -> None:
+        """Note how a call ended; when it was its record's last, end the record."""
+        ticket, call = job.ticket, job.delivery.call
+        self._metrics.calls_ended.labels(call.site, outcome.kind.value, outcome.reason).inc()
+        self._ledger.call_ended(outcome.kind, outcome.reason)
+        if ticket.record.timestamp >= 0:
+            age_s = self._clock.now_s() - ticket.record.timestamp / 1000
+            self._metrics.event_to_call_s.labels(call.site).observe(max(0.0, age_s))
+        if ticket.call_ended(job.index, outcome):
+            self._conclude(ticket)
+
+    def _conclude(self, ticket: Ticket) -> None:
+        end = ticket.end()
+        if end is not RecordEnd.DEAD_LETTERED:
+            self._guard.ended(ticket.number)
+            self._end(ticket, end)
+            return
+        ticket.last_reason = "dead_letter"
+        if self._guard.died(ticket.number):
+            self._dead.append(ticket)
+            self._dead_waiting.set()
+        else:
+            # Decided before the write: this record and all later ones stay unfinished, so that nothing is lost to a
+            # topic of dead letters when the rules are mended.
+            ticket.last_reason = "flood_guard"
+            self.tripped.set()
+
+    async def run(self) -> None:
+        """Write dead letters until cancelled. A letter that is being written when it is cancelled stays unfinished."""
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(LETTERS_IN_FLIGHT):
+                tasks.create_task(self._write_letters(), name=f"dead-letters-{number}")
+
+    async def _write_letters(self) -> None:
+        while True:
+            while not self._dead:
+                self._dead_waiting.clear()
+                await self._dead_waiting.wait()
+            ticket = self._dead.popleft()
+            if ticket.is_void:
+                continue
+            self._writing += 1
+            try:
+                await self._letters.write(self._letter(ticket))
+            finally:
+                self._writing -= 1
+            if not ticket.is_void:
+                self._end(ticket, RecordEnd.DEAD_LETTERED)
+
+    def _letter(self, ticket: Ticket) -> DeadLetter:
+        reason, text, site, code, rule, parameter = _blame(ticket)
+        now_s = self._clock.now_s()
+        return DeadLetter(
+            record=ticket.record,
+            reason=reason,
+            text=text,
+            fingerprint=fingerprint(reason=reason, code=code, rule=rule, parameter=parameter, text=text),
+            calls=tuple(
+                CallEnd(call.name, outcome)
+                for call, outcome in zip(ticket.calls, ticket.outcomes, strict=True)
+                if outcome is not None
+            ),
+            site=site,
+            first_s=now_s - (self._clock.monotonic_s() - ticket.started_s),
+            last_s=now_s,
+            rules_digest=self._mapper.digest,
+            code=code,
+            rule=rule,
+            parameter=parameter,
+        )
+
+    def _end(self, ticket: Ticket, end: RecordEnd) -> None:
+        """Let the offset pass this record. The one place where that happens for a record that was started."""
+        ticket.is_ended = True
+        self.held_bytes -= ticket.size_bytes
+        reason = _blame(ticket)[0] if end is RecordEnd.DEAD_LETTERED else end.value
+        if not self._offsets.finish(ticket):
+            return
+        self._ledger.ended(ticket.partition, end, reason, epoch=ticket.epoch)
+        topic = ticket.partition.topic
+        self._metrics.records_ended.labels(topic, end.value, reason).inc()
+        self._log_end(ticket, end, reason)
+        self.changed.set()
+
+    def _log_end(self, ticket: Ticket, end: RecordEnd, reason: str) -> None:
+        facts = {
+            "end": end.value,
+            "reason": reason,
+            "record": place(ticket.record),
+            "seconds": round(self._clock.monotonic_s() - ticket.started_s, 4),
+            "calls": [
+                self._call_facts(call, outcome)
+                for call, outcome in zip(ticket.calls, ticket.outcomes, strict=True)
+                if outcome is not None
+            ],
+        }
+        if ticket.error_text:
+            facts["text"] = ticket.error_text
+        if end is RecordEnd.DEAD_LETTERED:
+            log.warning("record.dead_lettered", **facts)
+        else:
+            log.info("record.done", **facts)
+
+    def _call_facts(self, call: Call, outcome: Outcome) -> dict[str, str | int | bool]:
+        facts: dict[str, str | int | bool] = {
+            "rule": call.name.rule,
+            "site": call.site,
+            "user": self._user_mark(call.site, call.uid),
+            "outcome": outcome.kind.value,
+            "reason": outcome.reason,
+            "attempts": outcome.attempts,
+        }
+        if outcome.code:
+            facts["code"] = outcome.code
+        if outcome.call_id:
+            facts["call_id"] = outcome.call_id
+        if outcome.maybe_executed:
+            facts["maybe_executed"] = True
+        return facts
+
+    def forget(self, tickets: Sequence[Ticket]) -> None:
+        """Release what void tickets held; their partitions were revoked."""
+        for ticket in tickets:
+            if not ticket.is_ended:
+                self._guard.forgotten(ticket.number)
+                self.held_bytes -= ticket.size_bytes
+        self._dead = deque(ticket for ticket in self._dead if not ticket.is_void)
+
+    def user_of(self, ticket: Ticket) -> str:
+        """Return the mark of the user of a record's first unfinished call; empty when it has none."""
+        for call, outcome in zip(ticket.calls, ticket.outcomes, strict=True):
+            if outcome is None:
+                return self._user_mark(call.site, call.uid)
+        return ""
+
+    @property
+    def flood(self) -> Flood | None:
+        """Return why the flood guard holds the worker; None while it does not."""
+        return self._guard.flood
+
+    def letters_under_way(self, partitions: set[TopicPartition]) -> bool:
+        """Return whether dead letters of these partitions wait to be written or acknowledged."""
+        return self._writing > 0 or any(ticket.partition in partitions for ticket in self._dead)
+
+
+def _blame(ticket: Ticket) -> tuple[str, str, str, int | None, str, str]:
+    """Return reason, text, site, code, rule and parameter of what made this record a dead letter."""
+    if ticket.error_reason:
+        return ticket.error_reason, ticket.error_text, "", None, ticket.error_rule, ticket.error_parameter
+    index = ticket.blamed_call()
+    if index is None:
+        raise AssertionError(f"{place(ticket.record)} is no dead letter")
+    call, outcome = ticket.calls[index], ticket.outcomes[index]
+    assert outcome is not None  # noqa: S101  # blamed_call looks at ended calls only
+    return outcome.reason, outcome.text, call.site, outcome.code, call.name.rule, ""

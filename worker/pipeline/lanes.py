@@ -1,0 +1,353 @@
+"""One call at a time per user, many users at once.
+
+Why: Gigya refuses more than five requests at once for one UID (409030), and a total that never goes below zero makes
+plus-then-minus differ from minus-then-plus. So the calls of one user wait in one queue, its lane; a lane that backs
+off blocks nobody else.
+
+What waits is plain data: only attempts in flight are tasks. An outage of any length then costs the memory of its
+calls, which the engine bounds, and not a task for each of them.
+
+One dispatcher per site takes a permit when a lane is ready, and only then picks the lane: a request never ages between
+its permit and its signature, and while a site is in trouble each probe is another user's call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from worker.clock import Clock, Timer
+from worker.delivery.sender import Delivery, Later, Permit
+from worker.model import Outcome, TopicPartition
+from worker.pipeline.tickets import Ticket
+
+# How often a drain looks again at calls whose site has become unready meanwhile.
+DRAIN_LOOK_S = 0.1
+
+
+class SiteSender(Protocol):
+    """What the lanes need of a site's sender. Called from the event loop of the lanes only."""
+
+    released: Callable[[Delivery], None]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are being made: neither outage nor stopped."""
+        ...
+
+    async def admit(self) -> Permit:
+        """Wait until one attempt may start. Cancelling it loses no permit."""
+        ...
+
+    def give_back(self, permit: Permit) -> None:
+        """Return a permit that was not used."""
+        ...
+
+    async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
+        """Make exactly one attempt. Does not raise for anything the API or the network does."""
+        ...
+
+    def forget(self, delivery: Delivery) -> None:
+        """Drop what is remembered of a call that is held: it is not ours any more."""
+        ...
+
+
+class _State(Enum):
+    READY = 1  # in the site's queue, waiting for room and a permit
+    IN_FLIGHT = 2
+    BACKOFF = 3  # a timer will make it ready
+    HELD = 4  # the sender will release it
+
+
+class Job(NamedTuple):
+    """One call in its lane, and where its outcome belongs."""
+
+    delivery: Delivery
+    ticket: Ticket
+    index: int  # of the call in the ticket
+
+
+class _Lane:
+    __slots__ = ("jobs", "released_early", "state", "timer", "uid")
+
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+        self.jobs: deque[Job] = deque()
+        self.state = _State.READY
+        self.timer: Timer | None = None
+        self.released_early = False
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class _Site:
+    """The lanes of one site. A lane exists only while it has jobs."""
+
+    def __init__(self, name: str, sender: SiteSender) -> None:
+        self.name = name
+        self.sender = sender
+        self.lanes: dict[str, _Lane] = {}
+        self.ready: deque[_Lane] = deque()  # may hold lanes that are not ready any more: looked at when taken
+        self.wake = asyncio.Event()
+        self.jobs = 0
+        self.in_flight = 0
+
+    def make_ready(self, lane: _Lane) -> None:
+        lane.state = _State.READY
+        self.ready.append(lane)
+        self.wake.set()
+
+    def take_ready(self) -> _Lane | None:
+        while self.ready:
+            lane = self.ready.popleft()
+            if lane.jobs and lane.state is _State.READY:
+                return lane
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatistics:
+    """How full the lanes of one site are, for /status and metrics."""
+
+    users: int
+    waiting: int
+    in_flight: int
+    held: int
+    in_backoff: int
+    longest_lane: int
+
+
+class Lanes:
+    """All users' queues, of all sites.
+
+    `ended` is called once per job that ended, from the event loop; a job that was dropped is not reported.
+    """
+
+    def __init__(
+        self,
+        senders: Mapping[str, SiteSender],
+        *,
+        max_in_flight: int,
+        clock: Clock,
+        ended: Callable[[Job, Outcome], None],
+    ) -> None:
+        self._sites = {name: _Site(name, sender) for name, sender in senders.items()}
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._clock = clock
+        self._ended = ended
+        self._closing: set[TopicPartition] = set()
+        self._jobs_of: dict[TopicPartition, int] = {}
+        self._changed = asyncio.Event()
+        self._running = asyncio.Event()
+        self._running.set()
+        for site in self._sites.values():
+            site.sender.released = self._released
+
+    async def run(self) -> None:
+        """Dispatch until cancelled; what is in flight then is cancelled too."""
+        async with asyncio.TaskGroup() as tasks:
+            for site in self._sites.values():
+                tasks.create_task(self._dispatch(site, tasks), name=f"dispatch-{site.name}")
+
+    def join(self, job: Job) -> None:
+        """Put a call at the end of its user's lane."""
+        call = job.delivery.call
+        site = self._sites[call.site]
+        lane = site.lanes.get(call.uid)
+        if lane is None:
+            lane = site.lanes[call.uid] = _Lane(call.uid)
+            lane.jobs.append(job)
+            site.make_ready(lane)
+        else:
+            lane.jobs.append(job)
+        site.jobs += 1
+        self._jobs_of[job.ticket.partition] = self._jobs_of.get(job.ticket.partition, 0) + 1
+
+    def hold(self) -> None:
+        """Start no further attempt; what is in flight ends."""
+        self._running.clear()
+
+    async def drain(self, partitions: Collection[TopicPartition], *, until_s: float) -> None:
+        """Let the calls of these partitions end, and drop those that cannot end now.
+
+        Dropped at once: calls of a site that is not open, calls in back-off or held, and what stands behind them.
+        Calls that only wait for a permit go on until `until_s` (monotonic). What is in flight is waited for in any
+        case: an attempt has a time limit of its own.
+        """
+        self._closing |= set(partitions)
+        try:
+            while self._count(partitions):
+                # While held nothing waits for a permit in earnest: there is no point in waiting with it.
+                is_late = self._clock.monotonic_s() >= until_s or not self._running.is_set()
+                for site in self._sites.values():
+                    self._drop_waiting(site, partitions, all_of_them=is_late or not site.sender.is_open)
+                if not self._count(partitions):
+                    return
+                self._changed.clear()
+                await self._wait_changed(DRAIN_LOOK_S)
+        finally:
+            self._closing -= set(partitions)
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Drop whatever is left of these partitions; an attempt in flight ends unheard."""
+        for site in self._sites.values():
+            self._drop_waiting(site, partitions, all_of_them=True)
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many attempts have been started and not answered."""
+        return sum(site.in_flight for site in self._sites.values())
+
+    def statistics(self) -> dict[str, LaneStatistics]:
+        """Return how full the lanes are, by site."""
+        return {name: _statistics(site) for name, site in self._sites.items()}
+
+    async def _dispatch(self, site: _Site, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            while not (site.ready and self._in_flight < self._max_in_flight):
+                site.wake.clear()
+                await site.wake.wait()
+            self._in_flight += 1  # reserved before the wait for a permit, so that no other site takes the place
+            await self._running.wait()
+            permit = await site.sender.admit()
+            lane = site.take_ready() if self._running.is_set() else None
+            if lane is None:
+                site.sender.give_back(permit)
+                self._slot_free()
+                continue
+            lane.state = _State.IN_FLIGHT
+            site.in_flight += 1
+            tasks.create_task(self._attempt(site, lane, lane.jobs[0], permit))
+
+    async def _attempt(self, site: _Site, lane: _Lane, job: Job, permit: Permit) -> None:
+        lane.released_early = False
+        result = await site.sender.attempt(job.delivery, permit)
+        site.in_flight -= 1
+        self._slot_free()
+        if job.ticket.is_void:
+            self._pop(site, lane)
+        elif isinstance(result, Outcome):
+            self._pop(site, lane)
+            self._ended(job, result)
+        else:
+            self._put_off(site, lane, job, result)
+        self._changed.set()
+
+    def _put_off(self, site: _Site, lane: _Lane, job: Job, later: Later) -> None:
+        job.ticket.last_reason = later.reason
+        job.ticket.attempts = max(job.ticket.attempts, job.delivery.attempts)
+        if job.ticket.partition in self._closing:
+            if later.wait_s is None:
+                site.sender.forget(job.delivery)
+            lane.state = _State.BACKOFF
+            self._drop_jobs(site, lane, {job.ticket.partition})
+        elif later.wait_s is None:
+            lane.state = _State.HELD
+            if lane.released_early:
+                site.make_ready(lane)
+        elif later.wait_s <= 0:
+            site.make_ready(lane)
+        else:
+            lane.state = _State.BACKOFF
+            lane.timer = self._clock.call_later(later.wait_s, lambda: self._backoff_over(site, lane))
+
+    def _backoff_over(self, site: _Site, lane: _Lane) -> None:
+        lane.timer = None
+        if lane.state is _State.BACKOFF and lane.jobs:
+            site.make_ready(lane)
+
+    def _released(self, delivery: Delivery) -> None:
+        site = self._sites[delivery.call.site]
+        lane = site.lanes.get(delivery.call.uid)
+        if lane is None or lane.jobs[0].delivery is not delivery:
+            return
+        if lane.state is _State.HELD:
+            site.make_ready(lane)
+        elif lane.state is _State.IN_FLIGHT:
+            # Released before `attempt` returned that it is held: the answer must not be lost.
+            lane.released_early = True
+
+    def _pop(self, site: _Site, lane: _Lane) -> None:
+        """Take the first job off a lane whose attempt has ended, and let the next one follow."""
+        self._uncount(site, lane.jobs.popleft())
+        if lane.jobs:
+            site.make_ready(lane)
+        else:
+            site.lanes.pop(lane.uid, None)
+
+    def _drop_waiting(self, site: _Site, partitions: Collection[TopicPartition], *, all_of_them: bool) -> None:
+        for lane in list(site.lanes.values()):
+            head = lane.jobs[0]
+            is_put_off = lane.state in (_State.BACKOFF, _State.HELD) and head.ticket.partition in partitions
+            if all_of_them or is_put_off:
+                if lane.state is _State.HELD and head.ticket.partition in partitions:
+                    site.sender.forget(head.delivery)
+                self._drop_jobs(site, lane, partitions)
+
+    def _drop_jobs(self, site: _Site, lane: _Lane, partitions: Collection[TopicPartition]) -> None:
+        """Drop a lane's jobs of these partitions, but never the one in flight: it is dropped when it returns."""
+        in_flight = lane.state is _State.IN_FLIGHT
+        head = lane.jobs[0]
+        kept = deque(
+            job
+            for position, job in enumerate(lane.jobs)
+            if (position == 0 and in_flight) or job.ticket.partition not in partitions
+        )
+        if len(kept) == len(lane.jobs):
+            return
+        for position, job in enumerate(lane.jobs):
+            if not (position == 0 and in_flight) and job.ticket.partition in partitions:
+                self._uncount(site, job)
+        lane.jobs = kept
+        if not kept:
+            lane.stop_timer()
+            site.lanes.pop(lane.uid, None)
+        elif kept[0] is not head:
+            # The head was waiting for something of its own; the next one waits for nothing.
+            lane.stop_timer()
+            if lane.state is not _State.READY:
+                site.make_ready(lane)
+
+    def _uncount(self, site: _Site, job: Job) -> None:
+        site.jobs -= 1
+        left = self._jobs_of[job.ticket.partition] - 1
+        if left:
+            self._jobs_of[job.ticket.partition] = left
+        else:
+            del self._jobs_of[job.ticket.partition]
+
+    def _count(self, partitions: Collection[TopicPartition]) -> int:
+        return sum(self._jobs_of.get(partition, 0) for partition in partitions)
+
+    def _slot_free(self) -> None:
+        self._in_flight -= 1
+        for site in self._sites.values():
+            site.wake.set()
+
+    async def _wait_changed(self, seconds: float) -> None:
+        """Wait until a job ended, or for so long."""
+        timer = self._clock.call_later(seconds, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+
+
+def _statistics(site: _Site) -> LaneStatistics:
+    states = [lane.state for lane in site.lanes.values()]
+    return LaneStatistics(
+        users=len(states),
+        waiting=site.jobs - site.in_flight,
+        in_flight=site.in_flight,
+        held=states.count(_State.HELD),
+        in_backoff=states.count(_State.BACKOFF),
+        longest_lane=max((len(lane.jobs) for lane in site.lanes.values()), default=0),
+    )
