@@ -146,7 +146,8 @@ class Method:
                 problems += parameter.kind.problems(slim, place)
             elif value is not None and parameter.required:
                 problems.append(place.error("is empty", f"{self.name} requires it"))
-        problems += self._missing(values)
+        misspelt = {name.lower() for name in values if name not in self._by_name}
+        problems += (problem for problem in self._missing(values) if problem.parameter.lower() not in misspelt)
         return problems
 
     def encode(self, values: Mapping[str, Json]) -> dict[str, str]:

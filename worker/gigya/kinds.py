@@ -42,6 +42,11 @@ def compact_json(value: Json) -> str:
     return orjson.dumps(value).decode()
 
 
+def _not_text(value: Value, place: Place) -> ParameterError:
+    remedy = "put it in quotes" if place.literal else "make it text in the rule, e.g. ${ string(...) }"
+    return place.error(f"is {kind_of(value)}, not text", remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Text of at most `max_chars` characters (0 = no limit known); one of `choices` where there are any."""
@@ -69,8 +74,7 @@ class Text:
         if isinstance(value, Dynamic):
             return
         if not isinstance(value, str):
-            remedy = "put it in quotes" if place.literal else "make it text in the rule, e.g. ${ string(...) }"
-            yield place.error(f"is {kind_of(value)}, not text", remedy)
+            yield _not_text(value, place)
             return
         if self.max_chars and len(value) > self.max_chars:
             yield place.error(f"has {len(value)} characters", f"at most {self.max_chars} are allowed")
@@ -185,7 +189,7 @@ class Names:
         if isinstance(name, Dynamic):
             return
         if not isinstance(name, str):
-            yield place.error(f"is {kind_of(name)}, not text", "put it in quotes, or use ${ string(...) }")
+            yield _not_text(name, place)
         elif "," in name or not name.strip():
             yield place.error("is blank or holds a comma", "the API separates names by commas; write one name an item")
         else:
@@ -248,25 +252,21 @@ class Attributes:
         for index, (key, inner) in enumerate(value.items()):
             if not key:
                 yield place.item(index).error("has an empty key", "name the attribute")
-            spot = place.key(key, index)
             if isinstance(inner, str):
                 count += 1
             elif isinstance(inner, Sequence):
+                count += sum(one is not Dynamic.ANY for one in inner)
                 for at, one in enumerate(inner):
-                    count += not isinstance(one, Dynamic) or one is Dynamic.TEXT
-                    yield from self._problems_of_value(one, spot.item(at))
-            else:
+                    if not isinstance(one, str | Dynamic):
+                        yield _not_text(one, place.key(key, index).item(at))
+            elif isinstance(inner, Dynamic):
                 count += inner is Dynamic.TEXT
-                yield from self._problems_of_value(inner, spot)
+            else:
+                yield _not_text(inner, place.key(key, index))
         if count > self.max_values:
             yield place.error(
                 f"has {count} values", f"at most {self.max_values} in total are allowed, over all keys together"
             )
-
-    def _problems_of_value(self, value: Value, place: Place) -> Iterator[ParameterError]:
-        if not isinstance(value, str | Dynamic):
-            remedy = "put it in quotes" if place.literal else "make it text in the rule, e.g. ${ string(...) }"
-            yield place.error(f"is {kind_of(value)}, not text or a list of texts", remedy)
 
     def text(self, value: Json) -> str:
         return compact_json(value)

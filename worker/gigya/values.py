@@ -35,6 +35,11 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _KEY_TO_SHOW = re.compile(r"[A-Za-z_][A-Za-z_-]{0,39}")  # no digits: neither a user id nor an address looks so
 
 
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
+_SCALARS = (bool, int, float, Dynamic, type(None))
+_BYTES = (bytes, bytearray, memoryview)
+
+
 class ParameterError(ValueError):
     """A value that the API would refuse or misread. `parameter` is a dotted path, e.g. `userAction.mediaItems[0].type`.
 
@@ -89,9 +94,17 @@ def prune(value: Value, depth: int = 0) -> Value:
         if not value.isascii() and (what := _scalar_misfit(value)):
             raise _Unfit(what)
         return value or None
+    if isinstance(value, dict | list) or not isinstance(value, _SCALARS):  # concrete types first: they are cheap
+        return _pruned_container(value, depth)
+    if what := _scalar_misfit(value):
+        raise _Unfit(what)
+    return value
+
+
+def _pruned_container(value: Value, depth: int) -> Value:
+    if depth >= MAX_DEPTH:
+        raise _Unfit(_TOO_DEEP)
     if isinstance(value, Mapping):
-        if depth >= MAX_DEPTH:
-            raise _Unfit(_TOO_DEEP)
         kept = {}
         for key, inner in value.items():
             if what := _key_misfit(key):
@@ -99,13 +112,9 @@ def prune(value: Value, depth: int = 0) -> Value:
             if (slim := prune(inner, depth + 1)) is not None:
                 kept[key] = slim
         return kept or None
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        if depth >= MAX_DEPTH:
-            raise _Unfit(_TOO_DEEP)
+    if isinstance(value, Sequence) and not isinstance(value, _BYTES):
         return [slim for inner in value if (slim := prune(inner, depth + 1)) is not None] or None
-    if what := _scalar_misfit(value):
-        raise _Unfit(what)
-    return value
+    raise _Unfit(_scalar_misfit(value))
 
 
 def pruned(value: Value, place: Place) -> Value:
@@ -116,9 +125,6 @@ def pruned(value: Value, place: Place) -> Value:
         for error in misfits(value, place):
             raise error from None
         raise place.error(str(unfit), "") from None
-
-
-_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 
 def misfits(value: Value, place: Place, depth: int = 0) -> Iterator[ParameterError]:
@@ -135,7 +141,7 @@ def misfits(value: Value, place: Place, depth: int = 0) -> Iterator[ParameterErr
                 yield place.item(index).error(what, "use text for keys")
             else:
                 yield from misfits(inner, place.key(key, index), depth + 1)
-    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+    elif isinstance(value, Sequence) and not isinstance(value, _BYTES):
         if depth >= MAX_DEPTH:
             yield place.error(_TOO_DEEP, "send fewer levels")
             return
