@@ -58,7 +58,7 @@ class Door:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A caller who has proved who he is; where nonces are burnt after refusals, `check` and `burn` are still to come."""
+    """A caller who has proved who he is; where nonces are burnt after refusals, checking and burning are to come."""
 
     nonce_scope: str | None = None
     nonce: str = ""

@@ -23,7 +23,7 @@ Seconds = Annotated[float, Field(ge=0)]
 class Settings(BaseModel):
     """What all settings here have in common: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)  # input can be a secret
 
 
 class Action(Settings):
@@ -206,6 +206,11 @@ class Fault(Settings):
         if self.kind in _NEVER_EXECUTING:
             return False
         return self.kind in _EXECUTING if self.executes is None else self.executes
+
+    @property
+    def label(self) -> str:
+        """The fault's name in ledger and counts: its kind, and the code it shows where that is the point."""
+        return f"code:{self.code}" if self.kind == "code" else self.kind
 
     @property
     def where(self) -> Literal["front", "api"]:

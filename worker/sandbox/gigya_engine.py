@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from worker.sandbox.gigya_answers import MESSAGES, Refusal, envelope
+from worker.sandbox.gigya_answers import Refusal, envelope
 from worker.sandbox.gigya_auth import Door, Incoming, authenticate, replaced_secret_refusal
 from worker.sandbox.gigya_config import Fault, GigyaConfig, Json, Latency, Site, patched
 from worker.sandbox.gigya_faults import Faults, Picked
@@ -149,7 +149,7 @@ class Engine:
         """
         front = self.faults.pick("front", arrival.site, arrival.method, arrival.uid, self.elapsed_s())
         if front.fault is not None:
-            self.ledger.spoil(arrival, front.fault.kind)
+            self.ledger.spoil(arrival, front.fault.label)
             if not front.fault.is_executing:
                 await _pause(front.delay_s)
                 return self._made_up(front.fault, arrival)
@@ -191,7 +191,11 @@ class Engine:
         except Refusal as refusal:
             body = self._body(refusal.code, refusal.details, arrival) | refusal.fields
         self.ledger.decide(arrival, int(str(body["errorCode"])))
-        return Answer(body, picked.fault, picked.fault.headers if picked.fault else {})
+        if picked.fault is None:
+            return Answer(body)
+        if picked.fault.kind == "code":  # executed, and yet told otherwise
+            body = self._body(picked.fault.code, "", arrival) | dict(picked.fault.fields)
+        return Answer(body, picked.fault, picked.fault.headers)
 
     def _pick_again(self, front: Picked, arrival: Arrival) -> Picked:
         """Return the fault of the API's stage, unless one has met the request in front of it; delays add up."""
@@ -199,7 +203,7 @@ class Engine:
             return front
         picked = self.faults.pick("api", arrival.site, arrival.method, arrival.uid, self.elapsed_s())
         if picked.fault is not None:
-            self.ledger.spoil(arrival, picked.fault.kind)
+            self.ledger.spoil(arrival, picked.fault.label)
         return Picked(picked.fault, front.delay_s + picked.delay_s)
 
     def _recognise(self, incoming: Incoming, site: SiteState | None) -> tuple[Method, SiteState, Door]:
@@ -254,7 +258,7 @@ class Engine:
         """Return the answer of a fault that shows a code of its own."""
         if fault.kind == "code":
             self.ledger.decide(arrival, fault.code)
-        body = self._body(fault.code, MESSAGES.get(fault.code, ""), arrival) | dict(fault.fields)
+        body = self._body(fault.code, "", arrival) | dict(fault.fields)
         return Answer(body, fault, fault.headers)
 
     def _body(self, code: int, details: str, arrival: Arrival) -> dict[str, Json]:

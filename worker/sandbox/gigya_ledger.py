@@ -28,8 +28,8 @@ class Arrival:
     uid: str
     nonce: str
     call_id: str
-    code: int | None = None  # the errorCode that was, or would have been, said
-    fault: str | None = None
+    code: int | None = None  # what the API decided, 0 for done; an injected fault may have kept or changed the answer
+    fault: str | None = None  # the injected fault: its kind, `code:500001` for a code
     executed: bool = False
     answer: str = "open"  # "sent" | "none" (reset, time-out, client gone) | "open"
 
