@@ -130,5 +130,8 @@ class Asks(Generic[HeldCall]):
         """Return when the first held call has waited too long for a decision; inf when none is held."""
         return min((held.since_s for held in self._held.values()), default=math.inf) + self._limit_s
 
-    def all(self) -> tuple[HeldCall, ...]:
-        return tuple(self._held)
+    def take_all(self) -> tuple[HeldCall, ...]:
+        """Hold no call any longer, without a word on any of them."""
+        calls = tuple(self._held)
+        self._held.clear()
+        return calls

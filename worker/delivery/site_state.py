@@ -83,6 +83,10 @@ class SiteState:
         if self.trouble is not None:
             self._probe_at_s = now_s + self._pause_s(self.trouble, now_s)
 
+    def probe_returned(self) -> None:
+        """Note that the permit of a probe was not used: the next in line may be the probe."""
+        self._probe_out = False
+
     def unanswered(self, uid: str, now_s: float, now_unix_s: float, *, reason: str, remedy: str = "") -> bool:
         """Note a transport failure, HTTP 5xx or ambiguous answer; True when this one began an outage."""
         if self.trouble is not None:

@@ -1,0 +1,60 @@
+"""One call on its way: what it is, what it has used up, what is known of it. Values, no behaviour of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from worker.delivery.gate import Permit
+from worker.delivery.schedule import Budget
+from worker.gigya.calls import Call
+from worker.model import Outcome, TopicPartition
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A call that is to be made, and how far it has come. The fields after `suspect` are the sender's."""
+
+    call: Call
+    partition: TopicPartition
+    offset: int
+    timestamp_ms: int
+    suspect: bool = False  # an earlier process may have made this call
+
+    attempts: int = 0  # requests begun for it
+    budget: Budget = field(default_factory=Budget)
+    resigns: int = 0  # how often it was refused for its timestamp or nonce
+    may_be_executed: bool = False  # an attempt may have been executed, and no answer says so
+    accepted_in: int = -1  # the epoch of `Asks` in which it was sent again after a refusal
+    refusal: Outcome | None = None  # the end it will have if it is the call's own matter that it was refused
+    decided: Outcome | None = None  # it ended while it was held
+    providers: dict[str, str] | None = None  # of a publish that at least one provider has accepted: who said what
+    params: Mapping[str, str] | None = None  # what is sent in place of the call's own, to the providers left
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One request for a call, from its permit to its answer."""
+
+    delivery: Delivery
+    permit: Permit
+    tick: int  # of `Asks`: what started before what
+    generation: int  # of `SiteClock`: which correction its timestamp has
+    started_s: float  # monotonic
+    started_unix_s: float
+    url: str
+    body: bytes
+    is_written: bool = False
+    is_withdrawn: bool = False  # not sent after all: `may_write` said no
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The call has not ended.
+
+    `wait_s`: seconds until it may be attempted again; 0 = as soon as the gate lets it. None: held, until the sender
+    calls `released` with it.
+    """
+
+    reason: str
+    wait_s: float | None

@@ -1,0 +1,65 @@
+"""The reasons that delivery gives by itself, beside those that an answer gives (`gigya.replies.REASONS`). Data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from worker.gigya.reasons import ReasonRow, VerdictKind
+
+STALE = "stale"
+ACCEPTED_UNDECIDED = "accepted_undecided"
+SUSPECT = "suspect"
+UNDECIDED = "undecided"
+CLOCK_REFUSED = "clock_refused"
+OUTAGE = "outage"
+STOPPED = "stopped"
+
+_ROWS = (
+    ReasonRow(
+        STALE,
+        VerdictKind.REJECTED,
+        "The event is older than its rule's max_age: the API has no event time, so it would count as done today.",
+        "Nothing to do; on_stale: dead_letter keeps such records. Raise max_age if they should still be sent.",
+    ),
+    ReasonRow(
+        ACCEPTED_UNDECIDED,
+        VerdictKind.AMBIGUOUS,
+        "An attempt got no answer, and `delivery.ambiguous: accept` takes it for delivered.",
+        "Compare with gm.getActionsLog if it matters; `ambiguous: resend` prefers a duplicate to a loss.",
+    ),
+    ReasonRow(
+        SUSPECT,
+        VerdictKind.AMBIGUOUS,
+        "An earlier process may have made this call before it ended.",
+        "Look into gm.getActionsLog for the user; then replay or discard.",
+    ),
+    ReasonRow(
+        UNDECIDED,
+        VerdictKind.STOP,
+        "Calls are refused with 403003 or 403005, and for too long nothing could tell whether it is them or us: the "
+        "site answers neither our question (gm.getActionConfig) nor another user's call with a success.",
+        "Check user key and secret, and give the key's permission group gm.getActionConfig (Console > Admin > "
+        "Applications). Calls wait; nothing is lost.",
+    ),
+    ReasonRow(
+        CLOCK_REFUSED,
+        VerdictKind.STOP,
+        "Gigya refuses our timestamps (403002), and its own Date header did not help to correct them.",
+        "Set this machine's clock (NTP), and look for a proxy that changes the Date header. Calls wait.",
+    ),
+    ReasonRow(
+        OUTAGE,
+        VerdictKind.RETRY,
+        "Nobody gets an answer from the site's host. Calls wait and use none of their budgets.",
+        "Look at the network between worker and Gigya, and at Gigya's status. The worker goes on by itself.",
+    ),
+    ReasonRow(
+        STOPPED,
+        VerdictKind.STOP,
+        "The site is stopped: it refuses us until somebody acts. Calls wait; nothing is lost.",
+        "See the site's reason and remedy in /readyz.",
+    ),
+)
+
+DELIVERY_REASONS: Mapping[str, ReasonRow] = MappingProxyType({row.reason: row for row in _ROWS})

@@ -1,0 +1,408 @@
+"""One attempt of one call, from permit to verdict, and what follows from it; one `Sender` per site.
+
+    admit       site open (or a probe due), and a permit of the quota
+    attempt     stale? -> timestamp, nonce, signature -> transport -> verdict -> Outcome, or Later
+    run         what the site itself is asked: about held calls, and whether it is back
+
+Nothing is ever dead-lettered for what is the site's matter: throttling, outage, stop.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from worker.clock import Clock
+from worker.delivery import reasons
+from worker.delivery.ambiguity import Ruling, needs_harmless_probes, rule
+from worker.delivery.deliveries import Attempt, Delivery, Later
+from worker.delivery.gate import Gate, Permit
+from worker.delivery.publishing import may_have_taken_it, params_for, providers_to_retry, results_by_provider
+from worker.delivery.quota import Quota, QuotaState
+from worker.delivery.schedule import (
+    BUSY_USER,
+    NOT_ARRIVED,
+    OWN_FAULT,
+    Backoff,
+    Charge,
+    DeliverySettings,
+    is_used_up,
+    pause_s,
+)
+from worker.delivery.signer import Signer
+from worker.delivery.site_clock import SiteClock
+from worker.delivery.site_log import SiteLog
+from worker.delivery.site_state import Probe, SiteState, State
+from worker.delivery.standing import Standing
+from worker.delivery.transport import Transport
+from worker.gigya.replies import NoReply, Reply, Verdict, VerdictKind, classify, provider_results, safe_text
+from worker.gigya.signing import Credentials
+from worker.gigya.sites import Site
+from worker.metrics import Metrics
+from worker.model import Outcome, OutcomeKind
+
+__all__ = ["Delivery", "Later", "Permit", "Sender", "SiteStatus"]
+
+_WITHDRAWN_WAIT_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStatus:
+    """How a site stands, for /readyz, /status and the gauges."""
+
+    site: str
+    state: State
+    reason: str  # empty while open
+    code: int | None
+    since_s: float | None  # Unix seconds
+    remedy: str
+    held: int  # calls that wait for a decision about the site or about themselves
+    rate_per_s: float | None  # None without a limit
+    quota: QuotaState
+    clock_offset_s: float  # the site's clock minus ours, as last measured
+
+
+class Sender:
+    """Makes the calls of one site. Used from one event loop; `run` must be running."""
+
+    def __init__(
+        self,
+        *,
+        site: Site,
+        credentials: Credentials,
+        settings: DeliverySettings,
+        transport: Transport,
+        clock: Clock,
+        rng: random.Random,
+        nonce: Callable[[], str],
+        metrics: Metrics,
+        mark: Callable[[str], str],
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`mark` stands for a UID in logs. `may_write` is asked just before a request's first byte (the lease)."""
+        self._site = site
+        self._settings = settings
+        self._transport = transport
+        self._clock = clock
+        self._rng = rng
+        self._metrics = metrics
+        self._may_write = may_write
+        self._log = SiteLog(site.name, clock, mark)
+        self._quota = Quota(site.quota_per_s, clock.monotonic_s())
+        outage_probe = Probe.QUESTION if needs_harmless_probes(settings.ambiguous) else Probe.CALL
+        self._state = SiteState(rng, outage_probe=outage_probe)
+        self._gate = Gate(self._quota, self._state, clock)
+        self._site_clock = SiteClock()
+        self._signer = Signer(site=site, credentials=credentials, clock=clock, site_clock=self._site_clock, nonce=nonce)
+        self._standing = Standing(
+            site=site,
+            settings=settings,
+            gate=self._gate,
+            signer=self._signer,
+            transport=transport,
+            clock=clock,
+            rng=rng,
+            metrics=metrics,
+            log=self._log,
+        )
+        self._in_flight = 0
+        self._charges: list[tuple[Delivery, Charge]] = []  # since the last answer: an outage gives them back
+        self._attempt_s = metrics.attempt_s.labels(site.name)
+        self._attempts: dict[tuple[VerdictKind, str], Callable[[], None]] = {}
+
+    @property
+    def released(self) -> Callable[[Delivery], None]:
+        """Told of every held call that may be attempted again."""
+        return self._standing.released
+
+    @released.setter
+    def released(self, told: Callable[[Delivery], None]) -> None:
+        self._standing.released = told
+
+    @property
+    def is_open(self) -> bool:
+        return self._state.trouble is None
+
+    def status(self) -> SiteStatus:
+        trouble = self._state.trouble
+        return SiteStatus(
+            site=self._site.name,
+            state=self._state.state,
+            reason=trouble.reason if trouble is not None else "",
+            code=trouble.code if trouble is not None else None,
+            since_s=trouble.since_unix_s if trouble is not None else None,
+            remedy=trouble.remedy if trouble is not None else "",
+            held=self._standing.held,
+            rate_per_s=self._quota.rate_per_s,
+            quota=self._quota.state,
+            clock_offset_s=self._site_clock.measured_s,
+        )
+
+    async def run(self) -> None:
+        """Ask the site when there is something to ask, until cancelled."""
+        await self._standing.run()
+
+    def set_quota(self, quota_per_s: float | None) -> None:
+        """Change the site's quota; less takes effect with the next permit."""
+        self._quota.set_quota(quota_per_s, self._clock.monotonic_s())
+        self._gate.refresh()
+
+    def resume(self) -> None:
+        """Open the site because an operator says so."""
+        self._standing.resume()
+
+    async def admit(self) -> Permit:
+        """Wait until one attempt may start. Cancelling it loses no permit."""
+        return await self._gate.admit_call()
+
+    def give_back(self, permit: Permit) -> None:
+        """Return a permit that was not used."""
+        self._gate.give_back(permit)
+
+    def forget(self, delivery: Delivery) -> None:
+        """Drop a call that is held: it is not ours any more."""
+        self._standing.forget(delivery)
+
+    async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
+        """Make exactly one attempt; the permit is used up or given back, whatever happens."""
+        unsent = self._without_request(delivery, permit)
+        if unsent is not None:
+            self._gate.give_back(permit)
+            return unsent
+        attempt = self._begin(delivery, permit)
+        self._in_flight += 1
+        try:
+            answer = await self._transport.post(
+                attempt.url, attempt.body, before_write=partial(self._about_to_write, attempt)
+            )
+            return self._judge(attempt, answer)
+        finally:
+            self._in_flight -= 1
+            self._gate.ended(permit, was_written=attempt.is_written)
+
+    # --- before the request -------------------------------------------------------------------------------------
+
+    def _without_request(self, delivery: Delivery, permit: Permit) -> Outcome | Later | None:
+        """Return what needs no request, or must not have one; None: go on."""
+        if delivery.decided is not None:
+            return self._ended(delivery, delivery.decided)
+        trouble = self._state.trouble
+        if trouble is not None:
+            if not permit.probe:  # the permit is older than the trouble
+                return Later(trouble.state.value, 0.0)
+            if self._standing.park(delivery):
+                return Later(reasons.STOPPED, None)
+        is_suspect = delivery.suspect and not delivery.attempts
+        if is_suspect:
+            delivery.may_be_executed = True
+        stale_at_s = delivery.call.stale_at_s
+        if stale_at_s is not None and self._clock.now_s() > stale_at_s:
+            return self._ended(delivery, _outcome(delivery, OutcomeKind.STALE, reasons.STALE))
+        return self._rule(delivery, reasons.SUSPECT, None, None) if is_suspect else None
+
+    def _begin(self, delivery: Delivery, permit: Permit) -> Attempt:
+        params = delivery.params if delivery.params is not None else delivery.call.params
+        url, body = self._signer.sign(delivery.call.method, params)
+        delivery.attempts += 1
+        return Attempt(
+            delivery=delivery,
+            permit=permit,
+            tick=self._standing.asks.tick(),
+            generation=self._site_clock.generation,
+            started_s=self._clock.monotonic_s(),
+            started_unix_s=self._clock.now_s(),
+            url=url,
+            body=body,
+        )
+
+    def _about_to_write(self, attempt: Attempt) -> bool:
+        if not self._may_write():
+            attempt.is_withdrawn = True
+            return False
+        if attempt.delivery.may_be_executed:
+            # Said before the first byte: a counter dies with the process, and so would a line that comes later.
+            self._metrics.possible_duplicates.labels(self._site.name).inc()
+            self._log.resent(attempt.delivery)
+        attempt.is_written = True
+        self._gate.written(attempt.permit)
+        return True
+
+    # --- after the answer ---------------------------------------------------------------------------------------
+
+    def _judge(self, attempt: Attempt, answer: Reply | NoReply) -> Outcome | Later:
+        if attempt.is_withdrawn:
+            return Later("not_sent", _WITHDRAWN_WAIT_S)
+        verdict = classify(answer, self._site.verdicts)
+        self._note(attempt, answer, verdict)
+        if attempt.permit.probe:
+            self._standing.probe_taken(attempt, verdict)
+        delivery = attempt.delivery
+        match verdict.kind:
+            case VerdictKind.OK:
+                self._standing.succeeded(attempt)
+                return self._accepted(attempt, verdict, answer)
+            case VerdictKind.CAPPED:
+                return self._ended(delivery, _outcome(delivery, OutcomeKind.CAPPED, verdict.reason, verdict, answer))
+            case VerdictKind.REJECTED | VerdictKind.USER:
+                return self._failed(delivery, verdict, answer)
+            case VerdictKind.RETRY:
+                return self._again(attempt, verdict, answer, _backoff_of(verdict, answer))
+            case VerdictKind.THROTTLED:
+                return self._throttled(attempt, verdict, answer)
+            case VerdictKind.RESIGN:
+                return self._sign_again(attempt, verdict, answer)
+            case VerdictKind.ASK:
+                return self._ask(attempt, verdict, answer)
+            case VerdictKind.STOP:
+                self._standing.refuse(attempt, verdict, answer)
+                return Later(reasons.STOPPED, 0.0)
+            case VerdictKind.AMBIGUOUS:
+                return self._ambiguous(attempt, verdict, answer)
+
+    def _note(self, attempt: Attempt, answer: Reply | NoReply, verdict: Verdict) -> None:
+        """Note what an answer says of the site, whatever it says of the call."""
+        now_s = self._clock.monotonic_s()
+        self._attempt_s.observe(now_s - attempt.started_s)
+        self._count(verdict)
+        if verdict.kind is VerdictKind.AMBIGUOUS or isinstance(answer, NoReply):
+            if self._standing.unanswered(attempt.delivery.call.uid, verdict):
+                self._refund()
+            return
+        if answer.server_time_s is not None:
+            self._site_clock.measure(answer.server_time_s, attempt.started_unix_s, self._clock.now_s())
+        if answer.error_code is None:
+            return
+        if self._charges:
+            self._charges.clear()
+        self._standing.answered()
+        if verdict.kind is not VerdictKind.RESIGN:
+            self._site_clock.accepted()
+        if verdict.kind is not VerdictKind.THROTTLED and self._quota.state is not QuotaState.STEADY:
+            self._quota.accepted(now_s)
+
+    def _count(self, verdict: Verdict) -> None:
+        count = self._attempts.get((verdict.kind, verdict.reason))
+        if count is None:
+            count = self._metrics.attempts.labels(self._site.name, verdict.kind.value, verdict.reason).inc
+            self._attempts[verdict.kind, verdict.reason] = count
+        count()
+
+    def _refund(self) -> None:
+        for delivery, charge in self._charges:
+            delivery.budget.refund(charge)
+        self._charges.clear()
+
+    def _accepted(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
+        delivery = attempt.delivery
+        results = provider_results(answer) if isinstance(answer, Reply) else ()
+        if results or delivery.providers is not None:
+            delivery.providers = {**(delivery.providers or {}), **results_by_provider(results)}
+            if left := providers_to_retry(results, self._settings.ambiguous):
+                delivery.params = params_for(delivery.call.params, left)
+                delivery.may_be_executed = any(may_have_taken_it(result) for result in left)
+                partly = Verdict(VerdictKind.RETRY, left[0].reason, left[0].code)
+                return self._again(attempt, partly, answer, OWN_FAULT)
+        return self._ended(delivery, _outcome(delivery, OutcomeKind.DELIVERED, verdict.reason, verdict, answer))
+
+    def _throttled(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Later:
+        retry_after_s = answer.retry_after_s if isinstance(answer, Reply) else None
+        self._quota.throttled(attempt.permit.serial, self._clock.monotonic_s(), retry_after_s)
+        self._metrics.throttled.labels(self._site.name).inc()
+        is_exhausted = self._quota.state is QuotaState.EXHAUSTED
+        self._log.throttled(verdict, rate_per_s=self._quota.rate_per_s, is_exhausted=is_exhausted)
+        return Later(verdict.reason, 0.0)  # the gate makes it wait, as it does everybody
+
+    def _sign_again(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
+        delivery = attempt.delivery
+        if verdict.code == 403002:
+            can_correct = isinstance(answer, Reply) and answer.server_time_s is not None
+            offset_s = self._site_clock.offset_s
+            if self._site_clock.refused(attempt.generation, can_correct=can_correct):
+                self._standing.stop(reasons.CLOCK_REFUSED, verdict.code, safe_text(answer), Probe.QUESTION)
+                return Later(reasons.STOPPED, 0.0)
+            if self._site_clock.offset_s != offset_s:
+                self._log.clock_corrected(self._site_clock.offset_s)
+        delivery.resigns += 1
+        if delivery.resigns == 1 or self._state.trouble is not None:
+            return Later(verdict.reason, 0.0)
+        return self._again(attempt, verdict, answer, OWN_FAULT)
+
+    def _ask(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Later:
+        trouble = self._state.trouble
+        if trouble is not None and trouble.probe is Probe.CALL:
+            return Later(reasons.STOPPED, 0.0)  # calls are the probe: it must stay at the gate
+        reason = "user_unknown" if verdict.code == 403005 else verdict.reason
+        attempt.delivery.refusal = _outcome(attempt.delivery, OutcomeKind.FAILED, reason, verdict, answer)
+        self._standing.hold(attempt, verdict, answer, in_flight=self._in_flight)
+        return Later("ask", None)
+
+    def _ambiguous(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
+        attempt.delivery.may_be_executed = True
+        ended = self._rule(attempt.delivery, verdict.reason, verdict, answer)
+        return ended if ended is not None else self._again(attempt, verdict, answer, OWN_FAULT)
+
+    def _rule(
+        self, delivery: Delivery, reason: str, verdict: Verdict | None, answer: Reply | NoReply | None
+    ) -> Outcome | None:
+        """Return how a call ends that may have been executed; None: it is sent again."""
+        match rule(self._settings.ambiguous):
+            case Ruling.SEND_AGAIN:
+                return None
+            case Ruling.ACCEPT:
+                accepted = _outcome(delivery, OutcomeKind.DELIVERED, reasons.ACCEPTED_UNDECIDED, verdict, answer)
+                return self._ended(delivery, accepted)
+            case Ruling.FAIL:
+                return self._ended(delivery, _outcome(delivery, OutcomeKind.FAILED, reason, verdict, answer))
+
+    def _again(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply, backoff: Backoff) -> Outcome | Later:
+        delivery, trouble = attempt.delivery, self._state.trouble
+        if trouble is not None:
+            return Later(trouble.state.value, 0.0)  # not its fault, and the gate makes it wait
+        retry_after_s = answer.retry_after_s if isinstance(answer, Reply) else None
+        wait_s = pause_s(backoff, delivery.budget.pauses, self._rng, retry_after_s)
+        took_s = self._clock.monotonic_s() - attempt.started_s
+        charge = delivery.budget.charge(backoff, took_s=took_s, pause_s=wait_s)
+        if verdict.kind is VerdictKind.AMBIGUOUS:
+            self._charges.append((delivery, charge))
+        if (charge.attempts or charge.age_s) and is_used_up(delivery.budget, self._settings):
+            return self._failed(delivery, verdict, answer)
+        self._log.retry(delivery, verdict.reason, code=verdict.code, wait_s=wait_s)
+        return Later(verdict.reason, wait_s)
+
+    def _failed(self, delivery: Delivery, verdict: Verdict, answer: Reply | NoReply) -> Outcome:
+        return self._ended(delivery, _outcome(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
+
+    def _ended(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        self._standing.forget(delivery)
+        return outcome
+
+
+def _backoff_of(verdict: Verdict, answer: Reply | NoReply) -> Backoff:
+    if verdict.reason == "user_busy":
+        return BUSY_USER
+    return NOT_ARRIVED if isinstance(answer, NoReply) and not answer.may_have_arrived else OWN_FAULT
+
+
+def _outcome(
+    delivery: Delivery,
+    kind: OutcomeKind,
+    reason: str,
+    verdict: Verdict | None = None,
+    answer: Reply | NoReply | None = None,
+) -> Outcome:
+    if delivery.providers is not None and kind is not OutcomeKind.DELIVERED:
+        # A provider has the post: whatever became of the others, the publish was delivered.
+        kind, reason, verdict = OutcomeKind.DELIVERED, "ok", None
+    is_sure = kind is OutcomeKind.DELIVERED and reason != reasons.ACCEPTED_UNDECIDED
+    return Outcome(
+        kind,
+        reason,
+        code=verdict.code if verdict is not None else None,
+        call_id=answer.call_id if isinstance(answer, Reply) else "",
+        attempts=delivery.attempts,
+        maybe_executed=delivery.may_be_executed and not is_sure,
+        text=safe_text(answer) if answer is not None and not is_sure else "",
+        details=delivery.providers or {},
+    )

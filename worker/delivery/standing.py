@@ -1,0 +1,318 @@
+"""How do we stand with the site, and who finds out? Calls that are held, questions to the site, stops and their ends.
+
+The decisions are those of `SiteState` and `Asks`; this module carries them out: it asks the site, holds and releases
+calls, and says so in the log. Questions are requests: each takes a permit, and no answer to one is a verdict on a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Iterable
+
+from worker.clock import Clock
+from worker.delivery import reasons
+from worker.delivery.asks import Accepted, Asks, SiteAnswer
+from worker.delivery.deliveries import Attempt, Delivery
+from worker.delivery.gate import Gate, Permit
+from worker.delivery.quota import QuotaState
+from worker.delivery.schedule import DeliverySettings
+from worker.delivery.signer import Signer, base_strings_differ_at
+from worker.delivery.site_log import SiteLog
+from worker.delivery.site_state import Probe, State, Trouble
+from worker.delivery.transport import Transport
+from worker.gigya.calls import GET_ACTION_CONFIG
+from worker.gigya.replies import REASONS, NoReply, Reply, Verdict, VerdictKind, classify, safe_text
+from worker.gigya.sites import Site
+from worker.metrics import Metrics
+
+# What the site can say to a question. Anything else, and silence: ask later.
+_REFUSALS = frozenset((403003, 403005, 400093, 403010, 400008))
+_FORBIDDEN = frozenset((403000, 403007, 403036, 405001, 410000))
+# The answers to a call that show, sent as a probe, that the site takes our calls again.
+_TAKEN = frozenset((VerdictKind.OK, VerdictKind.CAPPED, VerdictKind.REJECTED, VerdictKind.USER, VerdictKind.RETRY))
+# A probe that is due this long has nobody to make it: the refused calls were dropped with their partitions.
+_NOBODY_CAME_S = 5.0
+
+
+class Standing:
+    """The one who knows whether calls to this site make sense. Used from one event loop."""
+
+    def __init__(
+        self,
+        *,
+        site: Site,
+        settings: DeliverySettings,
+        gate: Gate,
+        signer: Signer,
+        transport: Transport,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        log: SiteLog,
+    ) -> None:
+        self.released: Callable[[Delivery], None] = _nobody_waits
+        self.asks: Asks[Delivery] = Asks(rng, limit_s=settings.ask_limit_s)
+        self._site = site
+        self._gate = gate
+        self._state = gate.state
+        self._signer = signer
+        self._transport = transport
+        self._clock = clock
+        self._metrics = metrics
+        self._log = log
+        self._refused: set[Delivery] = set()  # calls that the stop's own method refused: fit to be its probe
+        self._parked: set[Delivery] = set()  # calls of other methods, out of the probe's way until the site opens
+        self._last_answer = SiteAnswer.UNKNOWN
+        self._changed = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        """Return how many calls wait for `released`."""
+        return len(self.asks) + len(self._parked)
+
+    # --- what attempts report -----------------------------------------------------------------------------------
+
+    def unanswered(self, uid: str, verdict: Verdict) -> bool:
+        """Note that nothing conclusive came back; True when this one began an outage."""
+        now_s = self._clock.monotonic_s()
+        row = REASONS[verdict.reason]
+        if row.kind is not VerdictKind.RETRY:  # those tell what to do about a request that never got there
+            row = reasons.DELIVERY_REASONS[reasons.OUTAGE]
+        if not self._state.unanswered(uid, now_s, self._clock.now_s(), reason=verdict.reason, remedy=row.remedy):
+            return False
+        if (trouble := self._state.trouble) is not None:
+            self._log.outage(trouble)
+        self._moved()
+        return True
+
+    def answered(self) -> None:
+        """Note a whole answer that is none of those: an outage ends with it."""
+        trouble = self._state.trouble
+        if self._state.answered() and trouble is not None:
+            self._opened(trouble, by="answer", freed=())
+
+    def succeeded(self, attempt: Attempt) -> None:
+        """Note a success: it speaks for every call that was held before its attempt began, but for the same user's."""
+        if len(self.asks):
+            self._free(self.asks.accepted(attempt.tick, by_uid=attempt.delivery.call.uid))
+
+    def probe_taken(self, attempt: Attempt, verdict: Verdict) -> None:
+        """Note what became of the call that was the probe of a stopped site."""
+        trouble = self._state.trouble
+        if trouble is None or trouble.state is not State.STOPPED or verdict.kind not in _TAKEN:
+            return
+        if trouble.method and self._refused and attempt.delivery.call.method.name != trouble.method:
+            return  # says nothing about the method that was refused
+        self._open(trouble, by="call", tick=attempt.tick, uid=attempt.delivery.call.uid)
+
+    def hold(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply, *, in_flight: int) -> None:
+        """Keep a call that was refused with 403003 or 403005 until something tells whether it is the call or us.
+
+        Its `refusal` is the end it will have if it is the call.
+        """
+        delivery = attempt.delivery
+        differs_at = base_strings_differ_at(attempt.url, attempt.body, answer) if isinstance(answer, Reply) else None
+        self.asks.hold(delivery, delivery.call.uid, self._clock.monotonic_s(), accepted_in=delivery.accepted_in)
+        self._log.held(attempt, verdict, in_flight=in_flight, differs_at=differs_at)
+        self._moved()
+
+    def refuse(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> None:
+        """Stop the site: a call's own verdict says that it refuses us. The call waits, and may be the probe."""
+        self._refused.add(attempt.delivery)
+        self.stop(verdict.reason, verdict.code, safe_text(answer), Probe.CALL, method=attempt.delivery.call.method.name)
+
+    def stop(self, reason: str, code: int | None, text: str, probe: Probe, *, method: str = "") -> None:
+        """Stop the site, or say more exactly why it is stopped. Nothing is sent until a probe gets through."""
+        rows = reasons.DELIVERY_REASONS if reason in reasons.DELIVERY_REASONS else REASONS
+        now_s = self._clock.monotonic_s()
+        trouble = Trouble(State.STOPPED, reason, code, rows[reason].remedy, method, probe, now_s, self._clock.now_s())
+        is_new = self._state.stop(trouble, now_s)
+        self.asks.void()
+        if is_new:
+            self._log.stopped(trouble, held=self.held, text=text)
+        if probe is Probe.CALL:
+            self._release(self.asks.take_all())  # at the gate any of them can be the probe
+        self._moved()
+
+    def park(self, delivery: Delivery) -> bool:
+        """Hold a call that got the probe's permit but cannot be the probe: it is not of the method that was refused."""
+        trouble = self._state.trouble
+        if trouble is None or not trouble.method or not self._refused:
+            return False
+        if delivery.call.method.name == trouble.method:
+            return False
+        self._parked.add(delivery)
+        self._changed.set()
+        return True
+
+    def forget(self, delivery: Delivery) -> None:
+        """Drop a call that is not ours any more."""
+        self.asks.forget(delivery)
+        self._refused.discard(delivery)
+        self._parked.discard(delivery)
+        if not self._refused and self._parked:
+            self._let_any_call_probe()
+
+    def resume(self) -> None:
+        """Open the site because an operator says so; if it still refuses us, the next answer stops it again."""
+        if (trouble := self._state.trouble) is not None:
+            self._open(trouble, by="resume", tick=0, uid=None)
+
+    # --- asking the site ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ask the site when there is something to ask, until cancelled."""
+        while True:
+            now_s = self._clock.monotonic_s()
+            undecided_at_s = self.asks.undecided_at_s() if self._state.trouble is None else math.inf
+            if undecided_at_s <= now_s:
+                probe = Probe.CALL if self._last_answer is SiteAnswer.FORBIDDEN else Probe.QUESTION
+                self.stop(reasons.UNDECIDED, None, "no decision within ask_limit_s", probe)
+            elif self._question_due_s() <= now_s:
+                await self._ask()
+            elif self._deserted_at_s() <= now_s:
+                self._let_any_call_probe()
+            else:
+                await self._wait_until(min(undecided_at_s, self._question_due_s(), self._deserted_at_s()), now_s)
+
+    def _question_due_s(self) -> float:
+        return self.asks.question_due_s() if self._state.trouble is None else self._state.question_due_s()
+
+    def _deserted_at_s(self) -> float:
+        """Return when the probe counts as deserted: due for long, while the calls that could be it are gone."""
+        return self._state.call_due_s() + _NOBODY_CAME_S if self._parked else math.inf
+
+    def _let_any_call_probe(self) -> None:
+        self._refused.clear()
+        self._release(self._parked_again())
+
+    async def _ask(self) -> None:
+        trouble_before = self._state.trouble
+        permit = await self._gate.admit_question()
+        if self._question_due_s() > self._clock.monotonic_s() or self._state.trouble is not trouble_before:
+            self._gate.give_back(permit)  # things changed while the question waited for its permit
+            return
+        is_probe = trouble_before is not None
+        if is_probe:
+            self._state.probe_started()
+        tick = self.asks.question_started()
+        answer: Reply | NoReply = NoReply("not_sent", may_have_arrived=False)
+        try:
+            answer = await self._request(permit)
+        finally:
+            verdict = classify(answer, self._site.verdicts)
+            site_answer = _site_answer(verdict)
+            self.asks.question_ended(site_answer, self._clock.monotonic_s())
+            if is_probe:
+                self._state.probe_ended(self._clock.monotonic_s())
+        self._heard(site_answer, verdict, answer, tick, permit)
+
+    async def _request(self, permit: Permit) -> Reply | NoReply:
+        written = False
+
+        def before_write() -> bool:
+            nonlocal written
+            written = True
+            self._gate.written(permit)
+            return True
+
+        generation = self._signer.site_clock.generation
+        sent_s = self._clock.now_s()
+        url, body = self._signer.sign(GET_ACTION_CONFIG, {})
+        try:
+            answer = await self._transport.post(url, body, before_write=before_write)
+        finally:
+            self._gate.ended(permit, was_written=written)
+        if isinstance(answer, Reply) and answer.server_time_s is not None:
+            self._signer.site_clock.measure(answer.server_time_s, sent_s, self._clock.now_s())
+            if answer.error_code == 403002:
+                self._signer.site_clock.refused(generation, can_correct=True)
+        return answer
+
+    def _heard(
+        self, site_answer: SiteAnswer, verdict: Verdict, answer: Reply | NoReply, tick: int, permit: Permit
+    ) -> None:
+        self._last_answer = site_answer
+        self._metrics.probes.labels(self._site.name, site_answer.value).inc()
+        if verdict.kind is VerdictKind.THROTTLED and isinstance(answer, Reply):
+            self._gate.quota.throttled(permit.serial, self._clock.monotonic_s(), answer.retry_after_s)
+            self._metrics.throttled.labels(self._site.name).inc()
+        elif isinstance(answer, Reply) and answer.error_code is not None:
+            if verdict.kind is not VerdictKind.AMBIGUOUS:
+                self.answered()
+            if self._gate.quota.state is not QuotaState.STEADY:
+                self._gate.quota.accepted(self._clock.monotonic_s())
+        trouble = self._state.trouble
+        if site_answer is SiteAnswer.ACCEPTED:
+            if trouble is not None:
+                self._open(trouble, by="question", tick=tick, uid=None)
+            else:
+                self._free(self.asks.accepted(tick))
+        elif site_answer is SiteAnswer.REFUSED:
+            if trouble is None or trouble.probe is Probe.QUESTION:
+                reason = verdict.reason if verdict.kind is VerdictKind.STOP else "credentials_refused"
+                self.stop(reason, verdict.code, f"gm.getActionConfig: {safe_text(answer)}", Probe.QUESTION)
+        elif site_answer is SiteAnswer.FORBIDDEN and trouble is not None and trouble.state is State.STOPPED:
+            # We may not ask: only a call can show whether the site is back.
+            self.stop(trouble.reason, trouble.code, "", Probe.CALL)
+        self._gate.refresh()
+
+    async def _wait_until(self, due_s: float, now_s: float) -> None:
+        self._changed.clear()
+        timer = self._clock.call_later(due_s - now_s, self._changed.set) if due_s < math.inf else None
+        try:
+            await self._changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    # --- opening and releasing ----------------------------------------------------------------------------------
+
+    def _open(self, trouble: Trouble, *, by: str, tick: int, uid: str | None) -> None:
+        self._state.open()
+        accepted = self.asks.accepted(tick, by_uid=uid)
+        self._free(accepted)
+        self._opened(trouble, by=by, freed=accepted.again)
+
+    def _opened(self, trouble: Trouble, *, by: str, freed: Iterable[Delivery]) -> None:
+        self._refused.clear()
+        parked = self._parked_again()
+        self.asks.restart(self._clock.monotonic_s())
+        self._log.opened(trouble, by=by, released=len(parked) + len(tuple(freed)))
+        self._release(parked)
+        self._moved()
+
+    def _free(self, accepted: Accepted[Delivery]) -> None:
+        for delivery in accepted.decided:
+            delivery.decided = delivery.refusal
+        for delivery in accepted.again:
+            delivery.accepted_in = self.asks.epoch
+        self._release((*accepted.decided, *accepted.again))
+
+    def _parked_again(self) -> tuple[Delivery, ...]:
+        parked, self._parked = tuple(self._parked), set()
+        return parked
+
+    def _release(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            self.released(delivery)
+
+    def _moved(self) -> None:
+        self._changed.set()
+        self._gate.refresh()
+
+
+def _site_answer(verdict: Verdict) -> SiteAnswer:
+    if verdict.kind is VerdictKind.OK:
+        return SiteAnswer.ACCEPTED
+    if verdict.code in _REFUSALS:
+        return SiteAnswer.REFUSED
+    if verdict.code in _FORBIDDEN or verdict.reason == "dns_failure":
+        return SiteAnswer.FORBIDDEN
+    return SiteAnswer.UNKNOWN
+
+
+def _nobody_waits(_: Delivery) -> None:
+    """Stand in until the lanes have said who is to be told."""
