@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -118,3 +119,10 @@ async def test_a_request_that_cannot_be_read_is_answered_with_400001() -> None:
 
 def test_the_clock_of_these_vectors_stands_at_their_timestamp() -> None:
     assert {vector["params"]["timestamp"] for vector in VECTORS} == {f"{NOW_S:.0f}", f"{NOW_S:.0f}000"}
+
+
+def test_the_local_gigya_shares_no_code_with_the_worker() -> None:
+    room = Path(__file__).parents[2] / "worker" / "sandbox"
+    for file in room.glob("gigya*.py"):
+        imported = re.findall(r"^\s*(?:from|import) (worker[\w.]*)", file.read_text(), re.MULTILINE)
+        assert all(name.startswith("worker.sandbox.") for name in imported), file.name
