@@ -35,7 +35,7 @@ def check(
     # With --print the settings alone are the output, so that they can be piped as YAML.
     stream = sys.stderr if print_settings else sys.stdout
     errors = sum(problem.severity == "error" for problem in problems)
-    counts = {"rules": len(rules.rules), "examples": _examples(rules)} if rules is not None else {}
+    counts = {} if rules is None else {"rules": len(rules.rules), "examples": sum(len(r.examples) for r in rules.rules)}
     match output:
         case Output.JSON:
             totals = {"ok": errors == 0, "errors": errors, "warnings": len(problems) - errors, **counts}
@@ -54,6 +54,7 @@ def check(
 def find_problems(config: Path | None) -> tuple[Loaded | None, RuleSet | None, list[Problem]]:
     """Return settings and rules, None where refused, and all problems of both."""
     from worker.errors import Refused
+    from worker.mapping import examples
     from worker.mapping import rules as rules_file
     from worker.settings import load, outline
 
@@ -75,11 +76,8 @@ def find_problems(config: Path | None) -> tuple[Loaded | None, RuleSet | None, l
         rules = rules_file.load(place, sites=sites, topics=topics)
     except Refused as refused:
         return loaded, None, [*refused.problems, *problems]
-    return loaded, rules, [*rules.warnings, *problems]
-
-
-def _examples(rules: RuleSet) -> int:
-    return sum(len(rule.examples) for rule in rules.rules)
+    found = [*rules.warnings, *examples.run(rules)]
+    return loaded, rules, [*sorted(found, key=lambda problem: (problem.line, problem.column)), *problems]
 
 
 def _summary(errors: int, warnings: int, counts: dict[str, int]) -> str:

@@ -32,7 +32,7 @@ def run() -> None:
     try:
         app(prog_name="gigya-worker")
     except Exception as error:  # noqa: BLE001 - the last one to hear of it; it always ends in a text and an exit code
-        sys.exit(_report(error))
+        sys.exit(report(error))
 
 
 def _first(error: Exception) -> Exception:
@@ -40,13 +40,14 @@ def _first(error: Exception) -> Exception:
     return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
-def _report(error: Exception) -> int:
+def report(error: Exception) -> int:
     """Print what went wrong: a line per problem where it is somebody's mistake, frames without locals for a bug."""
     from worker import logs
     from worker.errors import Refused, WorkerError
 
-    if isinstance(error, ExceptionGroup) and (known := error.subgroup(WorkerError)) is not None:
-        error = _first(known)
+    if isinstance(error, ExceptionGroup):  # of tasks that ran side by side; what is nobody's mistake comes first
+        _, bugs = error.split(WorkerError)
+        error = _first(bugs or error)
     if isinstance(error, Refused):
         from worker.cli.problems import show_refusal
 
