@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
 # What a JSON document holds. Recursive aliases keep `Any` out of the rooms.
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
 class TopicPartition(NamedTuple):

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from worker.deadletters.record import DeadLetter
-from worker.delivery.sender import Delivery, Later, Permit
+from worker.delivery.deliveries import Delivery, Later
+from worker.delivery.gate import Permit
 from worker.gigya.calls import NOTIFY_ACTION, Call
 from worker.model import CallName, Event, KafkaRecord, Outcome, OutcomeKind, Record, TopicPartition
 from worker.pipeline.lanes import Job

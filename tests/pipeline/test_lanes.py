@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline.fakes import ScriptedSender, delivered, job
 from worker.clock import ManualClock, settle
-from worker.delivery.sender import Later
+from worker.delivery.deliveries import Later
 from worker.model import Outcome, TopicPartition
 from worker.pipeline.lanes import Job, Lanes
 
@@ -204,6 +204,20 @@ async def test_while_draining_a_call_that_must_be_tried_again_is_dropped_not_put
         assert draining.done()
         assert house.sender.in_flight == []
         assert house.ended == []
+
+
+async def test_while_draining_a_throttled_call_waits_for_its_permit_like_any_other() -> None:
+    async with running(House()) as house:
+        house.join("u1", 0)
+        await settle()
+        draining = asyncio.create_task(house.lanes.drain({P0}, until_s=house.clock.monotonic_s() + 20))
+        await settle()
+        house.sender.answer("u1", Later("rate_limited", 0.0))
+        await settle()
+        house.sender.answer("u1", delivered())
+        await house.clock.advance(0.2)
+        assert draining.done()
+        assert house.ended == [("u1", 0)]
 
 
 async def test_a_result_that_comes_after_revocation_is_not_reported() -> None:

@@ -15,7 +15,7 @@ import structlog
 from worker.clock import Clock
 from worker.deadletters.ends import CallEnd
 from worker.deadletters.record import DeadLetter, fingerprint
-from worker.delivery.sender import Delivery
+from worker.delivery.deliveries import Delivery
 from worker.errors import RecordError
 from worker.gigya.calls import Call
 from worker.metrics import Metrics
@@ -185,7 +185,7 @@ class Handler:
         if ticket.record.timestamp >= 0:
             age_s = self._clock.now_s() - ticket.record.timestamp / 1000
             self._metrics.event_to_call_s.labels(call.site).observe(max(0.0, age_s))
-        if ticket.call_ended(job.index, outcome):
+        if ticket.call_ended(job.call_index, outcome):
             self._conclude(ticket)
 
     def _conclude(self, ticket: Ticket) -> None:

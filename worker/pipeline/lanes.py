@@ -21,7 +21,8 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from worker.clock import Clock, Timer
-from worker.delivery.sender import Delivery, Later, Permit
+from worker.delivery.deliveries import Delivery, Later
+from worker.delivery.gate import Permit
 from worker.model import Outcome, TopicPartition
 from worker.pipeline.tickets import Ticket
 
@@ -68,7 +69,7 @@ class Job(NamedTuple):
 
     delivery: Delivery
     ticket: Ticket
-    index: int  # of the call in the ticket
+    call_index: int  # of the call in the ticket
 
 
 class _Lane:
@@ -244,7 +245,8 @@ class Lanes:
     def _put_off(self, site: _Site, lane: _Lane, job: Job, later: Later) -> None:
         job.ticket.last_reason = later.reason
         job.ticket.attempts = max(job.ticket.attempts, job.delivery.attempts)
-        if job.ticket.partition in self._closing:
+        only_waits_for_a_permit = later.wait_s is not None and later.wait_s <= 0 and site.sender.is_open
+        if job.ticket.partition in self._closing and not only_waits_for_a_permit:
             if later.wait_s is None:
                 site.sender.forget(job.delivery)
             lane.state = _State.BACKOFF
