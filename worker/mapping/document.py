@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -28,6 +28,7 @@ MAX_DEPTH: Final = 100
 
 QUOTES_REMEDY: Final = "put single quotes around the whole value: '${ a ? b : c }'"
 _COLON_REMEDY: Final = "put single quotes around the whole value, or check the indentation"
+_TAGGED: Final = re.compile(r"(?:: +|- +)(!.*)")
 _CORE: Final = "tag:yaml.org,2002:"
 
 
@@ -103,9 +104,11 @@ class Source:
     def warn(self, place: Place, what: str, remedy: str = "") -> None:
         self.problems.append(self.problem(place, what, remedy, "warn"))
 
+    def line(self, place: Place) -> str:
+        return self._lines[place.line - 1] if 0 < place.line <= len(self._lines) else ""
+
     def problem(self, place: Place, what: str, remedy: str, severity: Literal["error", "warn"] = "error") -> Problem:
-        excerpt = self._lines[place.line - 1] if 0 < place.line <= len(self._lines) else ""
-        return Problem(self.file, place.line, place.column, what, remedy, severity, excerpt)
+        return Problem(self.file, place.line, place.column, what, remedy, severity, self.line(place))
 
     def place_of(self, index: int) -> Place:
         """Return line and column of a position in the text."""
@@ -170,7 +173,9 @@ def parse(file: str, text: str) -> tuple[Source, Node | None]:
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except ReaderError as error:
-        source.error(source.place_of(error.position), f"holds the control character {error.character!a}", "remove it")
+        source.error(
+            source.place_of(error.position), f"the control character U+{_code(error.character):04X}", "remove it"
+        )
         return source, None
     except MarkedYAMLError as error:
         _report_syntax(source, error)
@@ -189,17 +194,22 @@ def parse(file: str, text: str) -> tuple[Source, Node | None]:
     return source, None if source.problems else node
 
 
+def _code(character: int | str) -> int:
+    return character if isinstance(character, int) else ord(character[:1] or "\0")
+
+
 def _report_syntax(source: Source, error: MarkedYAMLError) -> None:
     mark = error.problem_mark or error.context_mark
     place = Place(mark.line + 1, mark.column + 1) if mark else Place(0, 0)
     what = str(error.problem or error.context or "not YAML")
     if mark and _is_unquoted_expression(source.text, mark.index):
-        source.error(
-            place,
-            'an expression that YAML does not read as one value: ": " ends a plain value, " #" starts a comment, '
-            "and { } [ ] , have a meaning inside { } and [ ]",
-            QUOTES_REMEDY,
-        )
+        if "mapping values" in what:
+            what = """an expression without quotes: ": " ends a plain YAML value"""
+        else:
+            what = "an expression without quotes: { } [ ] , have a meaning of their own inside { } and [ ]"
+        source.error(place, what, _quoted(source, mark.index))
+    elif _TAGGED.search(source.line(place)[: place.column]):
+        _report_tag(source, place)
     elif "mapping values are not allowed" in what:
         source.error(
             place, '": " does not belong here', "put single quotes around the whole value, or check the indentation"
@@ -216,6 +226,23 @@ def _report_syntax(source: Source, error: MarkedYAMLError) -> None:
         )
     else:
         source.error(place, f"not YAML: {what}", "check indentation, quotes and brackets")
+
+
+def _quoted(source: Source, index: int) -> str:
+    """Return what to do about the unquoted expression around `index`: with its own text where that is one line."""
+    start = source.text.rfind("${", 0, index + 1)
+    meant = source.text[start:].split("\n")[0].strip()
+    is_whole = meant.endswith("}") and meant.count("{") == meant.count("}") and "'" not in meant
+    return f"put single quotes around the whole value: '{meant}'" if is_whole and len(meant) < 80 else QUOTES_REMEDY
+
+
+def _report_tag(source: Source, place: Place) -> None:
+    """Report a plain value such as `!has(event.a) && b`, which YAML takes for a tag and something after it."""
+    match = _TAGGED.search(source.line(place))
+    meant = match[1].strip() if match else "!..."
+    if match:
+        place = Place(place.line, match.start(1) + 1)
+    source.error(place, 'a plain value that starts with "!" is a YAML tag', f"put quotes around it: '{meant[:60]}'")
 
 
 def _is_unquoted_expression(text: str, index: int) -> bool:
@@ -284,6 +311,8 @@ class _Converter:
                 continue
             value, size = self._convert(raw_value, depth + 1)
             total += size
+            if isinstance(value, Scalar) and value.start == value.end:
+                value = replace(value, place=key_place)  # nothing is there; YAML's place for it is the next line
             if raw_key.tag == _CORE + "merge":
                 for entry in self._merge(value, key_place):
                     merged.setdefault(entry.key, entry)
@@ -319,9 +348,7 @@ class _Converter:
             case "merge":
                 pass
             case tag if tag.startswith("!"):
-                self._source.error(
-                    place, 'a plain value that starts with "!" is a YAML tag', f"put quotes around it: '{tag[:40]}'"
-                )
+                _report_tag(self._source, place)
             case tag:
                 self._source.error(
                     place, f"the YAML tag !!{tag[:20]} is not known here", "write text, a number or a bool"

@@ -22,7 +22,7 @@ from worker.codecs.json import decode
 from worker.errors import Problem, RecordError, Unmappable
 from worker.gigya.calls import Call, ParameterError
 from worker.mapping.document import Place
-from worker.mapping.mapper import Mapper, Needs, View
+from worker.mapping.mapper import Mapper, View
 from worker.mapping.ruleset import Example, ExpectedCall, Rule, RuleSet
 from worker.mapping.scan import Path, walk
 from worker.model import Event, Json, KafkaRecord
@@ -124,7 +124,7 @@ class _Check:
         when = self._rule.when
         if when is None:
             return ""
-        view = View(record, event, Needs(None, kafka=True))
+        view = View(record, event)
         facts = [when.source]
         for path in when.fields.paths:
             depth, value = walk(view.variable(path.root), path.keys)

@@ -335,7 +335,7 @@ def fuse(expressions: Sequence[Expression]) -> Fused:
 
 def as_json(value: object, depth: int = 0) -> Json:
     """Turn a value of an event or of CEL into one that can be sent. Raises Failed for what JSON cannot say."""
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str) or isinstance(value, int):  # noqa: SIM101  twice as fast
         return value
     if isinstance(value, float):
         return _number(value)

@@ -52,10 +52,14 @@ class Needs(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The rules that an event of one type may match, in file order."""
+    """The rules that an event of one type may match, in file order.
+
+    What conditions need is handed over alone: most events that get so far end there, and CEL converts all it is given.
+    """
 
     rules: tuple[_Compiled, ...]
-    needs: Needs
+    for_when: Needs
+    for_values: Needs
 
 
 class _Table(NamedTuple):
@@ -79,14 +83,14 @@ class _Compiled:
 class View:
     """One event as expressions see it; what is costly is made once, and only if somebody asks."""
 
-    __slots__ = ("_activation", "_kafka", "_needs", "event", "record")
+    __slots__ = ("_activations", "_has_nul_escape", "_kafka", "event", "record")
 
-    def __init__(self, record: Record, event: Event, needs: Needs) -> None:
+    def __init__(self, record: Record, event: Event) -> None:
         self.record = record
         self.event = event
-        self._needs = needs
         self._kafka: Mapping[str, Json] | None = None
-        self._activation: Activation | None = None
+        self._activations: dict[Needs, Activation] = {}
+        self._has_nul_escape: bool | None = None
 
     def variable(self, root: str) -> Mapping[str, Json]:
         if root == "event":
@@ -109,25 +113,33 @@ class View:
             }
         return self._kafka
 
-    def activation(self) -> Activation:
+    def activation(self, needs: Needs) -> Activation:
         """Return the variables for CEL. Raises Failed for an event that CEL would misread."""
-        if self._activation is None:
-            payload, keys = self.event.payload, self._needs.event_keys
-            wanted = payload if keys is None else {key: payload[key] for key in keys if key in payload}
+        found = self._activations.get(needs)
+        if found is None:
+            found = self._activations[needs] = self._activation(needs)
+        return found
+
+    def _activation(self, needs: Needs) -> Activation:
+        payload, keys = self.event.payload, needs.event_keys
+        wanted = payload if keys is None else {key: payload[key] for key in keys if key in payload}
+        attributes = self.event.attributes or {}
+        if self._may_hold_nul() and has_nul([wanted, attributes]):
+            raise Failed("bad_text", "the event holds a NUL character, at which an expression would cut the text")
+        return activation(wanted, self.kafka() if needs.kafka else {}, attributes)
+
+    def _may_hold_nul(self) -> bool:
+        """Look at the bytes first: that is cheap, and hardly any event has a NUL."""
+        if self._has_nul_escape is None:
             value = self.record.value or b""
-            # CEL cuts text at NUL. The bytes are looked at first: that is cheap, and hardly any event has one.
-            if (b"\\u0000" in value or b"\0" in value) and has_nul([wanted, self.event.attributes]):
-                raise Failed("bad_text", "the event holds a NUL character, at which an expression would cut the text")
-            self._activation = activation(
-                wanted, self.kafka() if self._needs.kafka else {}, self.event.attributes or {}
-            )
-        return self._activation
+            self._has_nul_escape = b"\\u0000" in value or b"\0" in value
+        return self._has_nul_escape
 
     def read(self, expression: Expression) -> Json:
         """Return what a bare expression gives. Raises Failed."""
         if expression.path is not None:
             return read(expression.path, self.variable(expression.path.root))
-        return evaluate(expression, self.activation())
+        return evaluate(expression, self.activation(_needs_of([expression])))
 
 
 class Mapper:
@@ -140,8 +152,8 @@ class Mapper:
         self._compiled = {one.rule.name: one for one in compiled}
         enabled = tuple(one for one in compiled if one.rule.enabled)
         named = {topic for one in enabled for topic in one.rule.topics or ()}
-        self._tables = {topic: _table(rules.event, enabled, topic) for topic in named}
-        self._other = _table(rules.event, enabled, None)
+        self._tables = {topic: _table(enabled, topic) for topic in named}
+        self._other = _table(enabled, None)
 
     def calls(self, record: Record, event: Event) -> tuple[Call, ...]:
         """Return the calls of an event; none means filtered. Raises Unmappable."""
@@ -166,18 +178,18 @@ class Mapper:
     def call_of(self, rule: Rule, record: Record, event: Event) -> Call | None:
         """Return the call of one rule, whatever its `topics`, `on` and `enabled` say; None when `when` is false."""
         compiled = self._compiled[rule.name]
-        return self._call(compiled, View(record, event, _needs(self._event, (compiled,))))
+        return self._call(compiled, _plan([compiled]), View(record, event))
 
     def _apply(self, plan: _Plan, record: Record, event: Event) -> tuple[Call, ...]:
-        view = View(record, event, plan.needs)
-        made = [self._call(compiled, view) for compiled in plan.rules]
+        view = View(record, event)
+        made = [self._call(compiled, plan, view) for compiled in plan.rules]
         return tuple(call for call in made if call is not None)
 
-    def _call(self, compiled: _Compiled, view: View) -> Call | None:
+    def _call(self, compiled: _Compiled, plan: _Plan, view: View) -> Call | None:
         rule = compiled.rule
-        if rule.when is not None and not _matches(rule, rule.when, view):
+        if rule.when is not None and not _matches(rule, rule.when, plan.for_when, view):
             return None
-        values = _values(compiled, view)
+        values = _values(compiled, plan.for_values, view)
         if compiled.event_id_in is not None:
             values[compiled.event_id_in] = {"eventId": self._event_id(view)}
         try:
@@ -225,16 +237,16 @@ class Mapper:
         return seconds
 
 
-def _matches(rule: Rule, when: Expression, view: View) -> bool:
+def _matches(rule: Rule, when: Expression, needs: Needs, view: View) -> bool:
     try:
-        return is_true(when, view.activation())
+        return is_true(when, view.activation(needs))
     except Failed as error:
         raise _unmappable(rule, when, "when", error, view) from error
 
 
-def _values(compiled: _Compiled, view: View) -> dict[str, Json]:
+def _values(compiled: _Compiled, needs: Needs, view: View) -> dict[str, Json]:
     rule = compiled.rule
-    results = _results(compiled, view)
+    results = _results(compiled, needs, view)
     values: dict[str, Json] = {}
     for name, template in rule.templates:
         try:
@@ -245,7 +257,7 @@ def _values(compiled: _Compiled, view: View) -> dict[str, Json]:
     return values
 
 
-def _results(compiled: _Compiled, view: View) -> Sequence[Json]:
+def _results(compiled: _Compiled, needs: Needs, view: View) -> Sequence[Json]:
     parts = compiled.rule.parts
     results: list[Json] = [None] * len(parts)
     for index, path in compiled.direct:
@@ -257,7 +269,7 @@ def _results(compiled: _Compiled, view: View) -> Sequence[Json]:
     if compiled.fused is None:
         return results
     try:
-        found = compiled.fused.evaluate(view.activation())
+        found = compiled.fused.evaluate(view.activation(needs))
     except (FailedAt, Failed) as error:
         at, failed = (error.index, error.failed) if isinstance(error, FailedAt) else (0, error)
         part = parts[compiled.evaluated[at]]
@@ -300,26 +312,18 @@ def _compile(rule: Rule) -> _Compiled:
     return _Compiled(rule, tuple(direct), tuple(evaluated), fused, event_id_in)
 
 
-def _table(event: EventFields, rules: tuple[_Compiled, ...], topic: str | None) -> _Table:
+def _table(rules: tuple[_Compiled, ...], topic: str | None) -> _Table:
     here = [one for one in rules if one.rule.topics is None or topic in one.rule.topics]
     types = {kind for one in here for kind in one.rule.on or ()}
-    by_type = {
-        kind: _plan(event, [one for one in here if one.rule.on is None or kind in one.rule.on]) for kind in types
-    }
-    return _Table(by_type, _plan(event, [one for one in here if one.rule.on is None]))
+    by_type = {kind: _plan([one for one in here if one.rule.on is None or kind in one.rule.on]) for kind in types}
+    return _Table(by_type, _plan([one for one in here if one.rule.on is None]))
 
 
-def _plan(event: EventFields, rules: Sequence[_Compiled]) -> _Plan:
-    return _Plan(tuple(rules), _needs(event, rules))
-
-
-def _needs(event: EventFields, rules: Sequence[_Compiled]) -> Needs:
-    expressions = [expression for expression in (event.id, event.time) if expression.path is None]
-    for compiled in rules:
-        expressions += [compiled.rule.parts[index].expression for index in compiled.evaluated]
-        if compiled.rule.when is not None:
-            expressions.append(compiled.rule.when)
-    return _needs_of(expressions)
+def _plan(rules: Sequence[_Compiled]) -> _Plan:
+    conditions = [one.rule.when for one in rules if one.rule.when is not None]
+    values = [one.rule.parts[index].expression for one in rules for index in one.evaluated]
+    for_when, for_both = _needs_of(conditions), _needs_of(conditions + values)
+    return _Plan(tuple(rules), for_when, for_when if for_both == for_when else _needs_of(values))
 
 
 def _needs_of(expressions: Sequence[Expression]) -> Needs:
@@ -337,11 +341,10 @@ def _type_reader(event: EventFields) -> Callable[[Record, Event], str | None]:
         if len(path.keys) == 1:
             return _one_key_reader(path.keys[0])
         return _path_reader(path.keys)
-    needs = _needs_of([expression])
 
     def evaluated(record: Record, event: Event) -> str | None:
         try:
-            value = View(record, event, needs).read(expression)
+            value = View(record, event).read(expression)
         except Failed:
             return None
         return value if isinstance(value, str) else None

@@ -178,7 +178,8 @@ def can_make_optional(source: str) -> bool:
 def walk(value: object, keys: tuple[str, ...]) -> tuple[int, object]:
     """Follow `keys` into nested mappings; return how many could be followed and the value reached."""
     for depth, key in enumerate(keys):
-        if not isinstance(value, Mapping) or key not in value:
+        # Payloads are dicts: asking for the abstract Mapping costs ten times as much.
+        if not (type(value) is dict or isinstance(value, Mapping)) or key not in value:
             return depth, value
         value = value[key]
     return len(keys), value
