@@ -94,6 +94,16 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "a number for a topic": (changed("[user-events]", "[1]"), "kafka.topics[0]: must be text"),
     "a value that is missing": (changed("group_id: gigya-worker", "group_id:"), "kafka.group_id: has no value"),
     "a number for a name": (changed("group_id: gigya-worker", "group_id: 12"), "put quotes around it"),
+    "a topic twice": (changed("[user-events]", "[a, a]"), "kafka.topics: names a topic twice; remove one"),
+    "a topic's name with a blank": (
+        changed("[user-events]", "[a b]"),
+        "worker.yaml:4:12: error: kafka.topics[0]: ",
+    ),
+    "no port": (changed("localhost:9092", "localhost"), "kafka.bootstrap_servers: must be host:port"),
+    "a login without a password": (
+        changed("sites:", "  security: {protocol: SASL_SSL, mechanism: PLAIN, username: u}\nsites:"),
+        "worker.yaml:6:13: error: kafka.security: password is missing",
+    ),
     "dead letters among the topics": (
         changed("user-events.dead", "user-events"),
         "worker.yaml:5:22: error: kafka.dead_letter_topic",
@@ -131,8 +141,8 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "a number of ten thousand digits": (changed("8080", "8" * 10_000), "is not a number that can be read"),
     "a quota of nothing": (changed("quota_per_s: 50", "quota_per_s: 0"), "sites.main.quota_per_s: must be more than 0"),
     "a lease that can never hold": (
-        changed("attempts: 12", "attempt_timeout_s: 40"),
-        "worker.yaml:12:31: error: delivery.attempt_timeout_s: an attempt of 40 s never fits",
+        changed("attempts: 12", "attempt_timeout_s: 43"),
+        "worker.yaml:12:31: error: delivery.attempt_timeout_s: an attempt of 43 s does not fit",
     ),
     "a list for rules": (changed("rules: rules.yaml", "rules: [a]"), "rules: must be text, is a list"),
     "control characters in a key": (GOOD + '"a\\e[2Jb": 1\n', "unknown setting"),
@@ -170,6 +180,10 @@ BAD_ENVIRONMENTS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "broken JSON": ({"WORKER_KAFKA__TOPICS": "[a"}, "WORKER_KAFKA__TOPICS: error: is not valid JSON"),
     "JSON with an unknown key": ({"WORKER_ADMIN": '{"prot": 1}'}, "WORKER_ADMIN: error: admin.prot: unknown setting"),
+    "a bad entry of a list": (
+        {"WORKER_KAFKA__TOPICS": "user-events,a b"},
+        "WORKER_KAFKA__TOPICS: error: kafka.topics[1]: holds characters",
+    ),
     "text for a part": ({"WORKER_ADMIN": "on"}, "must be a mapping, as JSON or key by key"),
     "a part and its whole": (
         {"WORKER_ADMIN": '{"port": 1}', "WORKER_ADMIN__PORT": "2"},
@@ -291,6 +305,7 @@ def test_settings_can_come_from_variables_alone() -> None:
     environ = {
         "WORKER_KAFKA__BOOTSTRAP_SERVERS": "a:1",
         "WORKER_KAFKA__TOPICS": "one, two",
+        "WORKER_KAFKA__GROUP_ID": "group",
         "WORKER_KAFKA__DEAD_LETTER_TOPIC": "dead",
         "WORKER_SITES__MAIN__DATA_CENTER": "eu1",
         "WORKER_SITES__MAIN__API_KEY": "3_abc",
@@ -307,7 +322,7 @@ def test_settings_can_come_from_variables_alone() -> None:
 
 
 def test_a_list_in_a_variable_may_be_json() -> None:
-    assert list(loaded(GOOD, {"WORKER_KAFKA__TOPICS": '["a,b", "c"]'}).settings.kafka.topics) == ["a,b", "c"]
+    assert list(loaded(GOOD, {"WORKER_KAFKA__TOPICS": '["a.b", "c"]'}).settings.kafka.topics) == ["a.b", "c"]
 
 
 @pytest.mark.parametrize("spelling", ["Main-EU", "main_eu", "MAIN-eu"])

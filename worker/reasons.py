@@ -1,7 +1,7 @@
-"""Why a record or a call ended, or waits, where the reason is the worker's own and not an answer of Gigya's.
+"""Why a record was filtered, became a dead letter, or waits, where no call is the reason.
 
-Answers are in gigya/reasons.py; `gigya-worker explain` shows both. A reason is a stable label: metrics, logs and dead
-letters carry it.
+Calls have theirs in gigya/reasons.py and delivery/reasons.py; `gigya-worker explain` shows all. A reason is a stable
+label: metrics, logs and dead letters carry it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class OwnReason:
-    """One reason for people. `end` is `filtered`, `dead letter`, `outcome` or `waiting`."""
+    """One reason for people. `end` is `filtered`, `dead letter` or `waiting`."""
 
     end: str
     meaning: str
@@ -22,6 +22,11 @@ class OwnReason:
 
 _DEAD = "dead letter"
 _FIX_PRODUCER = "Correct the producer; discard the dead letter, or send a corrected event."
+
+_AFTER_A_FLOOD = (
+    "Look at the newest dead letters; correct the rules, the producer or the credentials, then restart. If these "
+    "records shall die, raise the limit in flood_guard."
+)
 
 _ROWS: tuple[tuple[str, str, str, str], ...] = (
     # Records that are not events (codecs)
@@ -51,24 +56,68 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("no_rule", "filtered", "No rule names this type of event.", "Nothing to do, unless a rule should."),
     ("when_false", "filtered", "Rules name the type, and `when` of each is false.", "Nothing to do."),
     ("unwanted", "filtered", "No rule wants the event: no type, no rule for it, or `when` is false.", "Nothing to do."),
-    # Ends that are ours
+    # Events that a rule wants and cannot make its call of (mapping); all of the record's calls are left undone
     (
-        "stale",
-        "outcome",
-        "The event is older than the rule's max_age; no call was made for it now.",
-        "Nothing to do; on_stale: dead_letter keeps such events.",
+        "missing_field",
+        _DEAD,
+        "A rule reads a field that the event does not have.",
+        "If it may be missing, write has(event.x) ? event.x : null; else correct the producer. Then replay.",
+    ),
+    (
+        "wrong_type",
+        _DEAD,
+        "A value has another type than the expression or the parameter wants.",
+        "Convert it in the rule (string(), int(), double()), or correct the producer. Then replay.",
+    ),
+    (
+        "expression_failed",
+        _DEAD,
+        "An expression of a rule fails on this event: no such overload, division by zero, an index out of range.",
+        "Run the event as an example of the rule with gigya-worker check; correct the expression, then replay.",
+    ),
+    (
+        "expression_budget",
+        _DEAD,
+        "An expression of a rule takes too long on this event.",
+        "Write it simpler, above all loops over lists within loops. Then replay.",
+    ),
+    ("when_not_bool", _DEAD, "A rule's `when` gives neither true nor false.", "Compare something in it. Then replay."),
+    (
+        "inexact_number",
+        _DEAD,
+        "A whole number is beyond what it can be converted to without loss.",
+        "Let the producer write it as text, or leave it as it is in the rule.",
+    ),
+    ("bad_text", _DEAD, "A text holds what no UTF-8 can: half of a surrogate pair.", _FIX_PRODUCER),
+    (
+        "invalid_parameter",
+        _DEAD,
+        "A parameter breaks a limit of the API; the text names parameter and limit.",
+        "Correct rule or producer, then replay.",
+    ),
+    (
+        "unreadable_time",
+        _DEAD,
+        "The rule has a max_age, and the event's time cannot be read.",
+        "Correct event.time in the rules: RFC 3339, or seconds, milliseconds, ... since 1970. Then replay.",
     ),
     # What holds a record
-    ("waiting", "waiting", "A call waits for its turn, for the quota, or for an earlier call of its user.", "Wait."),
-    ("in_flight", "waiting", "A request is under way.", "Wait; the time-out is delivery.attempt_timeout_s."),
-    ("backoff", "waiting", "A call failed and is tried again after a pause.", "See the last reason in /status."),
+    ("waiting", "waiting", "A call waits for its turn, the quota, or its user's earlier call.", "Nothing to do."),
+    (
+        "ask",
+        "waiting",
+        "A call was refused with 403003 or 403005, which decide nothing alone: the site is being asked.",
+        "Nothing to do; no decision for delivery.ask_limit_s stops the site, and /readyz says so.",
+    ),
     ("dead_letter", "waiting", "The dead letter is being written.", "If it lasts, check the dead-letter topic."),
     (
         "flood_guard",
         "waiting",
         "Too many of the last records would be dead letters: the worker holds before it writes more of them.",
-        "Correct the rules, the producer or the credentials, then restart.",
+        _AFTER_A_FLOOD,
     ),
+    ("flood_run", "waiting", "Too many records in a row would be dead letters: the flood guard holds.", _AFTER_A_FLOOD),
+    ("flood_ratio", "waiting", "Too great a share would be dead letters: the flood guard holds.", _AFTER_A_FLOOD),
 )
 OWN_REASONS: Mapping[str, OwnReason] = MappingProxyType(
     {reason: OwnReason(end, meaning, remedy) for reason, end, meaning, remedy in _ROWS}

@@ -1,7 +1,7 @@
 """One tree from the settings file, secret files and the environment; what is wrong with it, all at once.
 
 The environment wins over secret files, and these over the file. The parts live beside their readers (KafkaSettings in
-kafka/client.py and so on); here they are assembled and checked against each other. A secret is a SecretStr from the
+kafka/settings.py and so on); here they are assembled and checked against each other. A secret is a SecretStr from the
 moment it is known to be one, and no text made here holds a value of one.
 """
 
@@ -21,7 +21,7 @@ from worker.admin import AdminSettings
 from worker.delivery.schedule import DeliverySettings
 from worker.errors import Problem, Refused
 from worker.gigya.sites import SiteSettings, data_center_problem
-from worker.kafka.client import KafkaSettings
+from worker.kafka.settings import KafkaSettings
 from worker.layers import (
     SECRETS_DIR,
     Layer,
@@ -283,6 +283,8 @@ def _words(details: ErrorDetails, path: Path, shape: Shape) -> tuple[str, str]:
     if kind in _LIMITS:
         name, text = _LIMITS[kind]
         return text.format(str(context.get(name, "something else")).replace("'", "")), ""
+    if kind == "string_pattern_mismatch":
+        return f"holds characters that are not allowed here ({context.get('pattern')})", ""
     if kind == "value_error":
         what, _, remedy = str(context.get("error", "is not valid")).partition("; ")
         return what, remedy
@@ -303,8 +305,10 @@ def _where_to_set(path: Path, shape: Shape) -> str:
 def _problem(layers: tuple[Layer, ...], shape: Shape, path: Path, what: str, remedy: str = "") -> Problem:
     """Return a problem at the place where a value was set, or where what holds it stands."""
     text = f"{dotted(path)}: {what}" if path else what
+    # Whoever's value counts is to blame; a value that nobody set is missing where most of its path is.
+    setter = next((layer for layer in layers if value_at(layer.tree, path) is not None), None)
     for length in range(len(path), 0, -1):
-        for layer in layers:
+        for layer in layers if setter is None else (setter,):
             if path[:length] in layer.origins:
                 found = problem_at(layer, shape, path[:length], what, remedy, at_key=length < len(path))
                 return Problem(found.file, found.line, found.column, text, remedy, excerpt=found.excerpt)
@@ -374,11 +378,11 @@ def _check_sites(settings: Settings, layers: tuple[Layer, ...], shape: Shape) ->
 def _check_lease(settings: Settings, layers: tuple[Layer, ...], shape: Shape) -> Iterator[Problem]:
     """An attempt starts only if it would end within the lease that the last heartbeat gave: that must be possible."""
     attempt_s, session_s = settings.delivery.attempt_timeout_s, settings.kafka.session_timeout_s
-    heartbeat_s = session_s / 3
+    heartbeat_s = settings.kafka.heartbeat_interval_s
     if attempt_s + heartbeat_s >= session_s:
         what = (
-            f"an attempt of {attempt_s:g} s never fits into the lease of a session of {session_s:g} s, which may be"
-            f" {heartbeat_s:g} s old already"
+            f"an attempt of {attempt_s:g} s does not fit into the lease that a heartbeat gives: {session_s:g} s, of"
+            f" which {heartbeat_s:g} s may be over before the next one"
         )
         remedy = f"set it below {session_s - heartbeat_s:g}, or raise kafka.session_timeout_s"
         yield _problem(layers, shape, ("delivery", "attempt_timeout_s"), what, remedy)

@@ -15,7 +15,7 @@ from worker.errors import Problem, Refused, StartFailed
 
 SECRET = "aHVudGVyMmh1bnRlcjI="
 SETTINGS = f"""\
-kafka: {{topics: [user-events], dead_letter_topic: user-events.dead}}
+kafka: {{bootstrap_servers: "localhost:9092", group_id: g, topics: [user-events], dead_letter_topic: user-events.dead}}
 sites:
   main:
     data_center: eu1

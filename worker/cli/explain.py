@@ -44,10 +44,9 @@ _CONSEQUENCES = {
     "ambiguous": "The call may have been made. delivery.ambiguous decides: resend (a possible duplicate, counted), "
     "accept, or dead_letter.",
     "stop": "The site is stopped: its calls wait, nothing is sent to it or dead-lettered, and /readyz says why.",
-    "dead letter": "The record becomes a dead letter, unless its partition is given up; none of its calls is lost.",
+    "dead letter": "The record becomes a dead letter, none of its calls is made, and the worker goes on.",
     "filtered": "Nothing is called for the record; its offset is passed at once.",
     "waiting": "The record stays unfinished and its offset is not passed.",
-    "outcome": "The call has ended.",
 }
 
 
@@ -87,17 +86,18 @@ def find(word: str) -> list[Entry]:
 
 
 def _all() -> Iterator[Entry]:
+    from worker.delivery.reasons import DELIVERY_REASONS
     from worker.gigya.reasons import REASONS
     from worker.gigya.replies import TABLE
     from worker.reasons import OWN_REASONS
 
     for code, row in sorted(TABLE.items()):
         yield _of_code(code, row)
-    for reason in REASONS.values():
+    for reason in (*REASONS.values(), *(row for row in DELIVERY_REASONS.values() if row.reason not in REASONS)):
         does = _CONSEQUENCES[reason.kind]
         yield Entry(reason.reason, None, "", reason.kind.value, reason.reason, reason.meaning, does, reason.remedy, "")
     for name, own in OWN_REASONS.items():
-        if name not in REASONS:
+        if name not in REASONS and name not in DELIVERY_REASONS:
             yield Entry(name, None, "", own.end, name, own.meaning, _CONSEQUENCES[own.end], own.remedy, "")
 
 
@@ -122,7 +122,7 @@ def _as_text(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-_VERDICTS = frozenset(_CONSEQUENCES) - {"dead letter", "filtered", "waiting", "outcome"}
+_VERDICTS = frozenset(_CONSEQUENCES) - {"dead letter", "filtered", "waiting"}
 
 
 def _unknown(word: str) -> str:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from worker.cli import check, explain, run_command, sandbox
+from worker.cli import check, demo, explain, run_command, sandbox
 from worker.cli.exits import BUG, PROBLEMS
 from worker.cli.options import EXIT_CODES
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("run")(run_command.run)
 app.command("check")(check.check)
+app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("sandbox")(sandbox.sandbox)
 
