@@ -132,6 +132,9 @@ def test_one_throttling_costs_little_and_is_forgotten() -> None:
     assert quota.rate_per_s == pytest.approx(95.0)
     assert quota.state is QuotaState.LOWERED
     quota.due_s(10.0)
+    assert quota.rate_per_s == pytest.approx(95.0)  # nothing says yet that more would be taken
+    quota.accepted(quota.take(10.0, waited=True), 10.0)
+    quota.due_s(13.0)
     assert quota.rate_per_s == 100.0
     assert quota.state is QuotaState.STEADY
 
@@ -160,7 +163,7 @@ def test_the_rate_settles_below_what_a_stricter_server_grants() -> None:
             quota.throttled(serial, now_s)
         else:
             arrivals.append(now_s)
-            quota.accepted(now_s)
+            quota.accepted(serial, now_s)
     assert refused < 0.03 * len(arrivals)
     assert len(arrivals) > 0.5 * 40 * 120
 
@@ -176,9 +179,10 @@ def test_throttling_at_the_lowest_rate_is_read_as_the_days_limit_and_ends_with_o
     assert quota.state is QuotaState.EXHAUSTED
     assert requests < 40
     now_s = quota.due_s(now_s)
-    quota.written(quota.take(now_s, waited=True), now_s)
+    serial = quota.take(now_s, waited=True)
+    quota.written(serial, now_s)
     assert quota.due_s(now_s) > now_s + 300.0
-    quota.accepted(now_s + 1.0)
+    quota.accepted(serial, now_s + 1.0)
     assert quota.due_s(now_s + 1.0) < now_s + 3.0
     assert quota.state is QuotaState.LOWERED
 
@@ -195,6 +199,7 @@ def test_an_unlimited_site_that_throttles_is_paced_from_the_rate_it_had() -> Non
         quota.take(n / 1000, waited=False)
     quota.throttled(2000, 2.0)
     assert 500.0 < (quota.rate_per_s or 0.0) < 1100.0
+    quota.accepted(quota.take(10.0, waited=True), 10.0)
     quota.due_s(200.0)
     assert quota.rate_per_s is None
 

@@ -29,11 +29,11 @@ _EARLY_S = 0.0005
 # What the first, second, third ... throttling in a row does to the rate, and how long everything is held.
 _FACTORS = (0.95, 0.7, 0.5)
 _HOLDS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# This long without being throttled, the rate starts to recover, by this share of the quota a second.
+# This long after a throttling, if something was accepted since, the rate recovers, by this share of the quota a second.
 _QUIET_S = 2.0
 _RECOVERY_EVERY_S = 1.0
 _RECOVERY_SHARE = 0.02
-# This long, and the next throttling counts as the first again.
+# This long (if something was accepted since), and the next throttling counts as the first again.
 _FORGOTTEN_AFTER_S = 10.0
 _LOWEST_SHARE = 0.02
 # So many throttlings at the lowest rate, with nothing accepted between, are read as the day's limit.
@@ -55,7 +55,7 @@ class _Throttling:
     in_a_row: int = 0
     at_lowest: int = 0
     last_s: float = -math.inf
-    step_s: float = math.inf  # when the rate recovers by one step
+    step_s: float = math.inf  # when the rate recovers by one step; inf until something was accepted
     since_serial: int = 0  # permits before this one were taken at a rate that has been lowered since
     long_holds: int = 0
 
@@ -140,21 +140,25 @@ class Quota:
         throttling = self._throttling
         if serial < throttling.since_serial:
             return
-        if now_s - throttling.last_s > _FORGOTTEN_AFTER_S and self.state is not QuotaState.EXHAUSTED:
+        if throttling.step_s < math.inf and now_s - throttling.last_s > _FORGOTTEN_AFTER_S:
             throttling.in_a_row = 0
         throttling.in_a_row += 1
         throttling.last_s = now_s
-        throttling.step_s = now_s + _QUIET_S
+        throttling.step_s = math.inf
         throttling.since_serial = self._serial + 1
         self._lower(now_s)
 
-    def accepted(self, now_s: float) -> None:
+    def accepted(self, serial: int, now_s: float) -> None:
         """Note an answer that was not a throttling. Needed only while the state is not steady."""
+        throttling = self._throttling
+        if serial < throttling.since_serial:
+            return  # underway before the last throttling: says nothing about the time after it
         if self.state is QuotaState.EXHAUSTED:
             self._hold_until_s = now_s
-            self._throttling.step_s = now_s + _QUIET_S
-        self._throttling.at_lowest = 0
-        self._throttling.long_holds = 0
+        throttling.at_lowest = 0
+        throttling.long_holds = 0
+        if throttling.step_s == math.inf:
+            throttling.step_s = max(now_s, throttling.last_s + _QUIET_S)
 
     def set_quota(self, quota_per_s: float | None, now_s: float) -> None:
         """Change the quota. Less takes effect at once, for the next permit too."""
@@ -168,7 +172,7 @@ class Quota:
         self._respace(self._rate, now_s)
 
     def _window_due_s(self, rate: float, now_s: float) -> float:
-        size = max(1, int(rate))
+        size = math.ceil(rate)  # so that the span is never less than a second
         span_s = size / rate + _WINDOW_MARGIN_S
         gone_s = now_s - span_s
         written, pending = self._written, self._pending

@@ -280,7 +280,8 @@ class Sender:
         if verdict.kind is not VerdictKind.RESIGN:
             self._site_clock.accepted()
         if verdict.kind is not VerdictKind.THROTTLED and self._quota.state is not QuotaState.STEADY:
-            self._quota.accepted(now_s)
+            self._quota.accepted(attempt.permit.serial, now_s)
+            self._gate.refresh()  # a long hold may just have ended
 
     def _count(self, verdict: Verdict) -> None:
         count = self._attempts.get((verdict.kind, verdict.reason))

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 
-from worker.clock import Clock
+from worker.clock import Clock, Timer
 from worker.delivery import reasons
 from worker.delivery.asks import Accepted, Asks, SiteAnswer
 from worker.delivery.deliveries import Attempt, Delivery
@@ -65,6 +65,7 @@ class Standing:
         self._refused: set[Delivery] = set()  # calls that the stop's own method refused: fit to be its probe
         self._parked: set[Delivery] = set()  # calls of other methods, out of the probe's way until the site opens
         self._last_answer = SiteAnswer.UNKNOWN
+        self._limit: Timer | None = None  # runs while calls are held: a question may wait long for its permit
         self._changed = asyncio.Event()
 
     @property
@@ -116,6 +117,7 @@ class Standing:
         differs_at = base_strings_differ_at(attempt.url, attempt.body, answer) if isinstance(answer, Reply) else None
         self.asks.hold(delivery, delivery.call.uid, self._clock.monotonic_s(), accepted_in=delivery.accepted_in)
         self._log.held(attempt, verdict, in_flight=in_flight, differs_at=differs_at)
+        self._watch_limit()
         self._moved()
 
     def refuse(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> None:
@@ -166,19 +168,31 @@ class Standing:
         """Ask the site when there is something to ask, until cancelled."""
         while True:
             now_s = self._clock.monotonic_s()
-            undecided_at_s = self.asks.undecided_at_s() if self._state.trouble is None else math.inf
-            if undecided_at_s <= now_s:
-                probe = Probe.CALL if self._last_answer is SiteAnswer.FORBIDDEN else Probe.QUESTION
-                self.stop(reasons.UNDECIDED, None, "no decision within ask_limit_s", probe)
-            elif self._question_due_s() <= now_s:
+            if self._question_due_s() <= now_s:
                 await self._ask()
             elif self._deserted_at_s() <= now_s:
                 self._let_any_call_probe()
             else:
-                await self._wait_until(min(undecided_at_s, self._question_due_s(), self._deserted_at_s()), now_s)
+                look_again_s = now_s + _NOBODY_CAME_S if self._parked else math.inf
+                await self._wait_until(min(self._question_due_s(), look_again_s), now_s)
 
     def _question_due_s(self) -> float:
         return self.asks.question_due_s() if self._state.trouble is None else self._state.question_due_s()
+
+    def _watch_limit(self) -> None:
+        if self._limit is None and len(self.asks):
+            left_s = self.asks.undecided_at_s() - self._clock.monotonic_s()
+            self._limit = self._clock.call_later(max(0.001, left_s), self._check_limit)
+
+    def _check_limit(self) -> None:
+        self._limit = None
+        if self._state.trouble is not None:
+            return  # its end starts the limit anew
+        if self.asks.undecided_at_s() <= self._clock.monotonic_s():
+            probe = Probe.CALL if self._last_answer is SiteAnswer.FORBIDDEN else Probe.QUESTION
+            self.stop(reasons.UNDECIDED, None, "no decision within ask_limit_s", probe)
+            return
+        self._watch_limit()
 
     def _deserted_at_s(self) -> float:
         """Return when the probe counts as deserted: due for long, while the calls that could be it are gone."""
@@ -243,7 +257,7 @@ class Standing:
             if verdict.kind is not VerdictKind.AMBIGUOUS:
                 self.answered()
             if self._gate.quota.state is not QuotaState.STEADY:
-                self._gate.quota.accepted(self._clock.monotonic_s())
+                self._gate.quota.accepted(permit.serial, self._clock.monotonic_s())
         trouble = self._state.trouble
         if site_answer is SiteAnswer.ACCEPTED:
             if trouble is not None:
@@ -280,6 +294,7 @@ class Standing:
         self._refused.clear()
         parked = self._parked_again()
         self.asks.restart(self._clock.monotonic_s())
+        self._watch_limit()
         self._log.opened(trouble, by=by, released=len(parked) + len(tuple(freed)))
         self._release(parked)
         self._moved()
