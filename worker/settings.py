@@ -422,4 +422,4 @@ def _as_yaml(value: object, hidden: frozenset[str]) -> str:
     for secret in hidden:
         text = text.replace(secret, HIDDEN)
     plain = re.fullmatch(r"[A-Za-z_/.][\w./:-]*", text) and text.lower() not in {"null", "true", "false", "yes", "no"}
-    return text if plain and not text.endswith(":") else json.dumps(text, ensure_ascii=False)
+    return text if plain and not text.endswith(":") else json.dumps(text, ensure_ascii=not text.isprintable())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def demo(
     from worker.sandbox.demo import play
     from worker.sandbox.jars import BrokerUnavailable
 
+    # Without it aiokafka's warnings (a new topic has no leader for some milliseconds) would land between our lines.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     screen = Screen(_console())
     try:
         with screen:
@@ -177,9 +180,10 @@ def _table(report: Report, width: int) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), width=width - 1, header_style="bold")
-    table.add_column("", width=1, no_wrap=True)
+    if report.differences:
+        table.add_column("", width=1, no_wrap=True)
     table.add_column("offset", width=6, no_wrap=True)
-    table.add_column("event", width=27, no_wrap=True, overflow="ellipsis")
+    table.add_column("event", width=28, no_wrap=True, overflow="ellipsis")
     table.add_column("call", width=19, no_wrap=True, overflow="ellipsis")
     table.add_column("outcome", width=11)
     table.add_column("why", ratio=1)
@@ -188,7 +192,9 @@ def _table(report: Report, width: int) -> Table:
         style = "bold red" if row.differences else ""
         colour = style or _COLOURS.get(row.outcome, "")
         texts = [Text(_printable(cell), style=colour if cell is row.outcome else style) for cell in cells]
-        table.add_row(Text("!" if row.differences else "", style=style), *texts)
+        if report.differences:
+            texts.insert(0, Text("!" if row.differences else "", style=style))
+        table.add_row(*texts)
     return table
 
 

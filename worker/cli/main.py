@@ -5,6 +5,7 @@ Command modules import what they need inside the command, so that `--help` answe
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -30,6 +31,9 @@ app.command("sandbox")(sandbox.sandbox)
 
 def run() -> None:
     """Run a command and end the process with its exit code: the console script, and `python -m worker`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character must not cost the answer
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="gigya-worker")
     except Exception as error:  # noqa: BLE001 - the last one to hear of it; it always ends in a text and an exit code

@@ -33,7 +33,6 @@ def run(
     ] = False,
 ) -> None:
     """Read events and make calls until SIGTERM or Ctrl-C; a second one cancels what is still under way."""
-    from worker import app, logs
     from worker.cli.problems import print_problems
     from worker.mapping import rules as rules_file
     from worker.settings import load, secret_values
@@ -42,6 +41,8 @@ def run(
     settings = loaded.settings
     rules = rules_file.load(settings.rules, sites=tuple(settings.sites), topics=settings.kafka.topics)
     print_problems([*loaded.warnings, *rules.warnings], sys.stderr)
+    from worker import app, logs  # after the checks, so that what is refused is refused at once
+
     logs.configure(secrets=secret_values(settings))
     raise typer.Exit(run_on_loop(app.run(settings, rules, until_end=until_end, accept_gap=accept_gap)))
 
