@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import BinaryIO, TypeAlias
@@ -132,10 +133,10 @@ class Redaction:
         return self._known.sub(HIDDEN, text) if self._known is not None else text
 
     def _clean(self, value: object, depth: int) -> object:
+        if isinstance(value, str):
+            return self.text(str(value))  # str(): an enum's member is one, too
         if value is None or isinstance(value, bool | int | float):
             return value
-        if isinstance(value, str):
-            return self.text(str(value))
         if isinstance(value, bytes | bytearray | memoryview):
             return f"<{len(value)} bytes>"
         if isinstance(value, BaseException):
@@ -153,6 +154,7 @@ class Redaction:
         return f"<{type(value).__name__}>"  # whose text might hold anything
 
 
+@lru_cache(maxsize=1000)  # names of fields, the same few in every line
 def _is_hidden(key: str) -> bool:
     folded = key.lower()
     return folded in _HIDDEN_KEYS or folded.endswith(_HIDDEN_ENDINGS)
