@@ -28,7 +28,7 @@ from worker.gigya.sites import Site
 from worker.kafka.client import KafkaProducer, check_cluster
 from worker.kafka.source import KafkaSource
 from worker.mapping.mapper import Mapper
-from worker.mapping.rules import RuleSet
+from worker.mapping.ruleset import RuleSet
 from worker.metrics import Metrics
 from worker.pipeline.engine import Ended, Engine
 from worker.pipeline.flood_guard import FloodGuard
@@ -70,6 +70,7 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
         handler = Handler(
             decode=json_codec.decode,
             mapper=Mapper(rules),
+            rules_digest=rules.digest,
             letters=letters,
             offsets=offsets,
             ledger=ledger,
@@ -130,9 +131,10 @@ async def _run_until_told(engine: Engine, senders: Mapping[str, Sender]) -> Ende
             raise
         return None
     finally:
-        for task in (running, *asking):
-            task.cancel()
-        await asyncio.gather(running, *asking, return_exceptions=True)
+        everything: list[asyncio.Task[Ended] | asyncio.Task[None]] = [running, *asking]
+        for each in everything:
+            each.cancel()
+        await asyncio.gather(*everything, return_exceptions=True)
 
 
 def _conclude(ended: Ended | None, engine: Engine, ledger: Ledger, *, until_end: bool) -> int:

@@ -103,8 +103,6 @@ class ListQueue:
 class TableMapper:
     """Maps an event's type by a table; an exception in the table is raised."""
 
-    digest = "d1g35t"
-
     def __init__(self, table: dict[str, tuple[Call, ...] | Exception]) -> None:
         self.table = table
         self.on_call: Callable[[], None] = lambda: None

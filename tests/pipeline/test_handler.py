@@ -42,6 +42,7 @@ class House:
         self.handler = Handler(
             decode=decode,
             mapper=self.mapper,
+            rules_digest="d1g35t",
             queue=self.queue,
             letters=self.letters,
             offsets=self.offsets,

@@ -143,6 +143,7 @@ class Engine:
         self._pending: dict[TopicPartition, _Pending] = {}
         self.last_commit_error = ""
         self.has_joined = False
+        self._has_no_share = False
 
     def stop(self) -> None:
         """Ask the engine to drain and come back. Safe to call twice, and from a signal handler."""
@@ -280,7 +281,9 @@ class Engine:
         arrive.
         """
         owned = list(self._offsets)
-        if not owned or self._pending:
+        if not owned:
+            return self._has_no_share  # more members than partitions; between two assignments it is False
+        if self._pending:
             return False
         for progress in owned:
             end = self._ends.get(progress.partition)
@@ -328,6 +331,7 @@ class Engine:
         """Begin with these partitions; called before a record of them is handed out."""
         self._metrics.rebalances.inc()
         self.has_joined = True
+        self._has_no_share = not partitions
         self._offsets.assign({partition: self._source.position(partition) for partition in partitions})
         for partition, epoch in self._offsets.epochs().items():
             if partition in partitions:
@@ -341,6 +345,7 @@ class Engine:
 
     async def partitions_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Finish what can be finished, commit, and forget these partitions."""
+        self._has_no_share = False
         if not partitions:
             return
         await self._drain(partitions)

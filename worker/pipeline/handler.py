@@ -43,8 +43,6 @@ class CallQueue(Protocol):
 class Mapper(Protocol):
     """Turns events into calls. Pure: it may raise `RecordError`, and nothing else."""
 
-    digest: str
-
     def calls(self, record: Record, event: Event) -> tuple[Call, ...]: ...
 
 
@@ -64,6 +62,7 @@ class Handler:
         *,
         decode: Callable[[Record], tuple[Event, ...]],
         mapper: Mapper,
+        rules_digest: str,
         queue: CallQueue | None = None,
         letters: LetterWriter,
         offsets: Offsets,
@@ -75,6 +74,7 @@ class Handler:
     ) -> None:
         self._decode = decode
         self._mapper = mapper
+        self._rules_digest = rules_digest
         self.queue = queue  # set by whoever wires handler and lanes, which need each other
         self._letters = letters
         self._offsets = offsets
@@ -242,7 +242,7 @@ class Handler:
             site=site,
             first_s=now_s - (self._clock.monotonic_s() - ticket.started_s),
             last_s=now_s,
-            rules_digest=self._mapper.digest,
+            rules_digest=self._rules_digest,
             code=code,
             rule=rule,
             parameter=parameter,
