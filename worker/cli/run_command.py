@@ -34,13 +34,19 @@ def run(
 ) -> None:
     """Read events and make calls until SIGTERM or Ctrl-C; a second one cancels what is still under way."""
     from worker.cli.problems import print_problems
+    from worker.errors import Refused
+    from worker.mapping import examples
     from worker.mapping import rules as rules_file
     from worker.settings import load, secret_values
 
     loaded = load(config)
     settings = loaded.settings
     rules = rules_file.load(settings.rules, sites=tuple(settings.sites), topics=settings.kafka.topics)
-    print_problems([*loaded.warnings, *rules.warnings], sys.stderr)
+    # Rules whose own examples do not hold cannot be right: they never start the worker.
+    found = [*loaded.warnings, *rules.warnings, *examples.run(rules)]
+    if any(problem.severity == "error" for problem in found):
+        raise Refused(found)
+    print_problems(found, sys.stderr)
     from worker import app, logs  # after the checks, so that what is refused is refused at once
 
     logs.configure(secrets=secret_values(settings))
