@@ -1,0 +1,63 @@
+"""The table that `make bench` prints. Pure."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks.benches import Bench, Figure, Result
+
+HEAD = f"{'':<42}{'min':>10}{'median':>10}{'max':>10}   aim"
+
+
+def table(bench: Bench, results: Sequence[Result]) -> str:
+    """Return the figures of some runs of one benchmark. The aim is compared with the median."""
+    lines = [f"{bench.name}: {bench.about}; {len(results)} run{'s' if len(results) > 1 else ''}", HEAD]
+    for row in zip(*(result.figures for result in results), strict=True):
+        lines.append(_row(row))
+    lines.append(f"  busy, in parts of one core: {results[-1].busy}")
+    return "\n".join(lines)
+
+
+def is_met(results: Sequence[Result]) -> bool:
+    return all(_median(row).is_met for row in zip(*(result.figures for result in results), strict=True))
+
+
+def _row(row: Sequence[Figure]) -> str:
+    values = [figure.value for figure in row]
+    middle = _median(row)
+    numbers = "".join(f"{_number(value):>10}" for value in (min(values), middle.value, max(values)))
+    return f"{f'  {middle.name}, {middle.unit}' if middle.unit else f'  {middle.name}':<42}{numbers}   {_aim(middle)}".rstrip()
+
+
+def _median(row: Sequence[Figure]) -> Figure:
+    first = row[0]
+    middle = statistics.median(figure.value for figure in row)
+    return Figure(first.name, middle, first.unit, first.aim, first.more_is_better)
+
+
+def _aim(figure: Figure) -> str:
+    if figure.aim is None:
+        return ""
+    bound = f"{'at least' if figure.more_is_better else 'at most'} {_number(figure.aim)}"
+    return f"{bound:<18} {'met' if figure.is_met else 'NOT MET'}"
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def profile(file: Path, top: int = 25) -> str:
+    """Return where the CPU time of a sampled run went."""
+    samples = json.loads(file.read_text())
+    total = sum(samples["own"].values())
+    lines = [f"{total:,} samples of CPU time"]
+    for title, key in (("by function, itself (C code it calls included)", "own"), ("with what it calls", "within")):
+        lines += ["", title]
+        ranked = sorted(samples[key].items(), key=lambda item: -item[1])[:top]
+        lines += [f"  {count / total:6.1%}  {name}" for name, count in ranked]
+    return "\n".join(lines)
