@@ -18,7 +18,6 @@ Decided for everything a value can be (each line is tested):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -54,23 +53,17 @@ def decode(record: Record) -> tuple[Event, ...]:
     return (Event(payload),)
 
 
-def _second_look(value: bytes, error: orjson.JSONDecodeError) -> Mapping[str, Json]:
-    """Decode what orjson refuses and we accept; otherwise say why not."""
-    if not value.strip():
+def _second_look(value: bytes, error: orjson.JSONDecodeError) -> Json:
+    """Decode what orjson refuses and we accept: a byte order mark. Otherwise raises Undecodable."""
+    bare = value.removeprefix(_BYTE_ORDER_MARK)
+    if not bare.strip():
         raise Undecodable("empty_value", "the value is empty (a tombstone would be null)") from error
-    if value.startswith(_BYTE_ORDER_MARK):
-        return decode_bytes(value[len(_BYTE_ORDER_MARK) :])
-    raise _undecodable(value, error) from error
-
-
-def decode_bytes(value: bytes) -> Mapping[str, Json]:
-    """Return the object that `value` holds. Raises Undecodable."""
-    try:
-        payload = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
+    if len(bare) == len(value):
         raise _undecodable(value, error) from error
-    if type(payload) is not dict:
-        raise Undecodable("not_an_object", f"the value is {_kind(payload)}, not a JSON object")
+    try:
+        payload: Json = orjson.loads(bare)
+    except orjson.JSONDecodeError as second:
+        raise _undecodable(bare, second) from second
     return payload
 
 
@@ -82,8 +75,8 @@ def _undecodable(value: bytes, error: orjson.JSONDecodeError) -> Undecodable:
         )
     for part, reason, text in _REASONS:
         if part in error.msg:
-            place = "" if reason == "invalid_utf8" else f" at character {error.pos + 1}"
-            return Undecodable(reason, text + place)
+            place = {"invalid_utf8": "", "truncated_json": f", after {error.pos} characters"}
+            return Undecodable(reason, text + place.get(reason, f" at character {error.pos + 1}"))
     # orjson counts characters, so the bytes are turned into text first; they are UTF-8, or orjson had said so.
     rest = value.decode("utf-8", "replace")[error.pos : error.pos + 9].encode()
     if rest.startswith(_NOT_NUMBERS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,7 +172,9 @@ def parse(file: str, text: str) -> tuple[Source, Node | None]:
     """Read YAML text; see `read`."""
     source = Source(file, text)
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an anchor that is set again: YAML allows it, and the later one counts
+            root = YAML(typ="safe", pure=True).compose(text)
     except ReaderError as error:
         source.error(
             source.place_of(error.position), f"the control character U+{_code(error.character):04X}", "remove it"

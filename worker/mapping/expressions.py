@@ -180,7 +180,7 @@ def _bad_expression(source: str, text: str) -> BadExpression:
         return _unknown_name(source, unknown[1], min(offset, len(source)))
     if "Syntax error" in what:
         what = what.removeprefix("Syntax error: ")
-        if "<EOF>" in what:
+        if "mismatched input '<EOF>'" in what:
             what = "the expression ends too early"
         elif "token recognition error" in what or "no viable alternative" in what:
             what = "a character that does not belong here"

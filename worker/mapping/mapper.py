@@ -8,7 +8,7 @@ Decided here:
 
 * the type is text; anything else, or none, or an error in finding it, is *no type*: only rules without `on` see it;
 * the id is text or a whole number; without one it is the record's place (`topic/partition/offset`, and the event's
-  index above 0), so that every call can be traced;
+  number above 0), so that every call can be traced;
 * the time is RFC 3339 text or an epoch number; null or missing: Kafka's timestamp. Present but unreadable, or no time
   at all, is Unmappable where the rule has `max_age` (the age cannot be told), and no matter elsewhere;
 * `kafka.key` and headers are text; null where the bytes are none (not UTF-8, or with NUL). `kafka.timestamp` is in ms,
@@ -216,8 +216,8 @@ class Mapper:
             return value
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        index = view.event.number
-        return f"{place(view.record)}/{index}" if index else place(view.record)
+        number = view.event.number
+        return f"{place(view.record)}/{number}" if number else place(view.record)
 
     def _time_s(self, rule: Rule, view: View) -> float:
         try:
