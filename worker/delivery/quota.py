@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 # The pace stays this far below the quota, so that the window hardly ever has to correct it.
-_PACE = 0.9985
-# The window is a little longer than a second: requests 1.000 s apart here may arrive 0.999 s apart there.
-_WINDOW_MARGIN_S = 0.001
+_PACE = 0.998
+# The window is a little longer than a second: requests 1.000 s apart here may arrive 0.998 s apart there.
+_WINDOW_MARGIN_S = 0.002
 # How much lateness is caught up, by permits that follow one another faster than the pace.
 _CREDIT_S = 0.05
 # Timers tick in milliseconds; waking again for half of one is worth less than the evenness it would buy.
