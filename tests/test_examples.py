@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from worker.errors import Refused
 from worker.mapping import examples, rules
-from worker.settings import Loaded, Settings, load
-from worker.shapes import Shape, shape_of
-from worker.yamlfile import read_yaml, value_at
+from worker.settings.shapes import Shape, shape_of
+from worker.settings.tree import Loaded, Settings, load
+from worker.settings.yamlfile import read_yaml, value_at
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "examples"
 RULES = sorted(FOLDER.glob("*rules.yaml"))

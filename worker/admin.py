@@ -27,7 +27,7 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class AdminSettings(BaseModel):
     """The `admin:` part of the settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """The address to listen on; 0.0.0.0 for probes from outside a container."""

@@ -11,7 +11,7 @@ import pytest
 
 from worker.cli.sandbox import settings_text
 from worker.sandbox.gigya import GigyaConfig, LocalGigya
-from worker.settings import load
+from worker.settings.tree import load
 
 
 async def test_the_settings_it_prints_are_accepted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from worker.cli.problems import as_json, counted, print_problems
 if TYPE_CHECKING:
     from worker.errors import Problem
     from worker.mapping.ruleset import RuleSet
-    from worker.settings import Loaded
+    from worker.settings.tree import Loaded
 
 
 def check(
@@ -29,7 +29,7 @@ def check(
     """Check settings, rules and the examples in the rules. Exit code 1 if the worker would refuse to start."""
     loaded, rules, problems = find_problems(config)
     if print_settings and loaded is not None:
-        from worker.settings import effective
+        from worker.settings.tree import effective
 
         print(effective(loaded), end="")
     # With --print the settings alone are the output, so that they can be piped as YAML.
@@ -56,7 +56,7 @@ def find_problems(config: Path | None) -> tuple[Loaded | None, RuleSet | None, l
     from worker.errors import Refused
     from worker.mapping import examples
     from worker.mapping import rules as rules_file
-    from worker.settings import load, outline
+    from worker.settings.tree import load, outline
 
     problems: list[Problem] = []
     loaded = None

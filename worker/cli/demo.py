@@ -84,6 +84,7 @@ class Screen:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._line = ""  # not yet printed
+        self._printed = ""
         self._printed_s = time.monotonic()
 
     def __enter__(self) -> Screen:
@@ -111,7 +112,7 @@ class Screen:
             self._status.stop()
         address = gigya.removeprefix("http://")
         local = "Gigya is local" if os.environ.get("KAFKA_BOOTSTRAP") else "both local"
-        self._say(f"Kafka on {kafka}, Gigya on {address} ({local}; every signature is verified)")
+        self._say(f"Kafka {kafka}, Gigya on {address} ({local}; every signature is verified)")
         events, users = counted(len(script.events), "event"), counted(len(script.users), "user")
         self._say(f"{events} of {users} -> topic {names.topic}, {counted(script.partitions, 'partition')}")
         if self.console.is_terminal:
@@ -124,14 +125,15 @@ class Screen:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=count, note=note)
             return
-        self._line = f"  delivering  {count}/{total}  {note}".rstrip()
+        line = f"  delivering  {count}/{total}  {note}".rstrip()
+        self._line = line if line != self._printed else ""
         if time.monotonic() - self._printed_s >= LINE_EVERY_S:
             self._print_line()
 
     def _print_line(self) -> None:
         if self._line:
             self._say(self._line)
-            self._line = ""
+            self._printed, self._line = self._line, ""
         self._printed_s = time.monotonic()
 
     def _say(self, text: str) -> None:
@@ -145,7 +147,7 @@ def show(played: Played, console: Console) -> int:
     if played.log_tail:
         console.print("\nthe worker's last words", style="bold")
         for line in played.log_tail:
-            for part in textwrap.wrap(_printable(line), console.width - 2)[:3]:
+            for part in textwrap.wrap(_printable(line), console.width - 2, break_on_hyphens=False)[:3]:
                 console.print(f"  {part}")
     console.print()
     console.print(_table(report, console.width))
@@ -160,14 +162,18 @@ def _show_answer(played: Played, console: Console) -> None:
     took = f"{played.took_s:.1f} s"
     console.print()
     if not report.differences:
-        came_to = ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common())
-        console.print(f"All {len(report.rows)} events came to what they should have: {came_to}. ({took})", style="bold")
+        ends = ", ".join(_ended(outcome, count) for outcome, count in report.outcomes.most_common())
+        console.print(f"All {len(report.rows)} events ended as they should: {ends}. ({took})", style="bold")
         return
-    console.print(f"FAILED: {_differ(report)} from what the events should have come to. ({took})", style="bold red")
+    console.print(f"FAILED: {_differ(report)} from what should have become of the events. ({took})", style="bold red")
     for text in report.differences[:MOST_DIFFERENCES]:
         console.print(f"  {_printable(text)}")
     if (more := len(report.differences) - MOST_DIFFERENCES) > 0:
         console.print(f"  and {more} more")
+
+
+def _ended(outcome: str, count: int) -> str:
+    return counted(count, outcome) if outcome == "dead letter" else f"{count} {outcome}"
 
 
 def _differ(report: Report) -> str:

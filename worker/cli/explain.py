@@ -126,7 +126,7 @@ _VERDICTS = frozenset(_CONSEQUENCES) - {"dead letter", "filtered", "waiting"}
 
 
 def _unknown(word: str) -> str:
-    from worker.shapes import nearest
+    from worker.settings.shapes import nearest
 
     near = nearest(word, [entry.word for entry in _all()])
     hint = f"did you mean {near}?" if near else "gigya-worker explain lists all"

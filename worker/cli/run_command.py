@@ -37,7 +37,7 @@ def run(
     from worker.errors import Refused
     from worker.mapping import examples
     from worker.mapping import rules as rules_file
-    from worker.settings import load, secret_values
+    from worker.settings.tree import load, secret_values
 
     loaded = load(config)
     settings = loaded.settings

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from worker.cli.problems import one_line
 from worker.errors import Problem, Refused
-from worker.layers import Origin
-from worker.settings import Loaded, effective, load, outline, secret_values
+from worker.settings.layers import Origin
+from worker.settings.tree import Loaded, effective, load, outline, secret_values
 
 SECRET = "aHVudGVyMmh1bnRlcjI="  # padded base64
 NOT_A_SECRET = "hunter2-is-no-base64"

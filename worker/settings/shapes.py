@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
-from worker.yamlfile import Path, Tree
+from worker.settings.yamlfile import Path, Tree
 
 _LISTS = (list, tuple, set, frozenset, Sequence, Collection, AbstractSet)
 _MAPS = (dict, Mapping)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -22,7 +22,8 @@ from worker.delivery.schedule import DeliverySettings
 from worker.errors import Problem, Refused
 from worker.gigya.sites import SiteSettings, data_center_problem
 from worker.kafka.settings import KafkaSettings
-from worker.layers import (
+from worker.pipeline.flood_guard import FloodGuardSettings
+from worker.settings.layers import (
     SECRETS_DIR,
     Layer,
     Origin,
@@ -33,9 +34,8 @@ from worker.layers import (
     read_secret_files,
     variable,
 )
-from worker.pipeline.flood_guard import FloodGuardSettings
-from worker.shapes import Shape, shape_of
-from worker.yamlfile import Path, Tree, dotted, value_at
+from worker.settings.shapes import Shape, shape_of
+from worker.settings.yamlfile import Path, Tree, dotted, value_at
 
 DEFAULT_FILE = FilePath("worker.yaml")
 DEFAULT_SECRETS_DIR = FilePath("/run/secrets")
@@ -53,8 +53,10 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     admin: AdminSettings = AdminSettings()
     flood_guard: FloodGuardSettings = FloodGuardSettings()
-    rules: FilePath = FilePath("rules.yaml")
-    """Relative to the settings file's folder; from a variable, to the working directory."""
+    rules: FilePath = Field(
+        default=FilePath("rules.yaml"),
+        description="The rules file; relative to the settings file's folder, from a variable to the working directory.",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from worker.errors import Problem
-from worker.shapes import NAMES, Shape, misplaced, nearest
-from worker.yamlfile import MAX_BYTES, Path, Scalar, Tree, YamlFile, dotted, read_yaml, value_at
+from worker.settings.shapes import NAMES, Shape, misplaced, nearest
+from worker.settings.yamlfile import MAX_BYTES, Path, Scalar, Tree, YamlFile, dotted, read_yaml, value_at
 
 PREFIX = "WORKER_"
 SECRETS_DIR = "WORKER_SECRETS_DIR"
