@@ -116,7 +116,11 @@ class Screen:
         events, users = counted(len(script.events), "event"), counted(len(script.users), "user")
         self._say(f"{events} of {users} -> topic {names.topic}, {counted(script.partitions, 'partition')}")
         if self.console.is_terminal:
-            columns = (TextColumn("  delivering"), BarColumn(30), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+            columns = (
+                TextColumn("  delivering"),
+                BarColumn(30, complete_style="green", finished_style="green"),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            )
             self._progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console)
             self._task = self._progress.add_task("", total=len(script.events), note="")
             self._progress.start()
