@@ -34,13 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one run each, with fewer events; rough figures")
     parser.add_argument("--runs", type=int, help=f"runs of each benchmark (default {RUNS})")
     parser.add_argument("--profile", metavar="NAME", choices=BENCHES, help="one run, and where its CPU time went")
+    parser.add_argument("--stacks", metavar="FILE", type=Path, help="with --profile: keep the samples, for a flame graph")
     chosen = parser.parse_args(arguments)
     names = [chosen.profile] if chosen.profile else chosen.only or list(BENCHES)
     runs = 1 if chosen.profile else chosen.runs or (1 if chosen.quick else RUNS)
     print(machine(), end="\n\n")
     try:
         with _broker() as bootstrap, tempfile.TemporaryDirectory() as folder:
-            profile = Path(folder) / "samples.json" if chosen.profile else None
+            profile = (chosen.stacks or Path(folder) / "stacks") if chosen.profile else None
             return asyncio.run(_measure(bootstrap, [BENCHES[name] for name in names], runs, chosen.quick, profile))
     except BrokerUnavailable as error:
         print(f"no Kafka: {error}; set KAFKA_BOOTSTRAP=host:port to use another one", file=sys.stderr)
