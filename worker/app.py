@@ -36,7 +36,7 @@ from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets
-from worker.settings import Settings
+from worker.settings.tree import Settings
 from worker.status import WorkerView
 
 log = structlog.get_logger(__name__)
