@@ -78,6 +78,7 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
             clock=clock,
             metrics=metrics,
             user_mark=marks,
+            max_held_bytes=settings.delivery.max_buffer_bytes,
         )
         lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
         handler.queue = lanes
@@ -90,7 +91,6 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
             clock=clock,
             metrics=metrics,
             max_ahead=settings.delivery.max_ahead,
-            max_buffer_bytes=settings.delivery.max_buffer_bytes,
             drain_s=settings.delivery.drain_s,
             until_end=until_end,
         )

@@ -121,7 +121,6 @@ class Engine:
         clock: Clock,
         metrics: Metrics,
         max_ahead: int,
-        max_buffer_bytes: int,
         drain_s: float,
         until_end: bool = False,
     ) -> None:
@@ -133,7 +132,6 @@ class Engine:
         self._clock = clock
         self._metrics = metrics
         self._max_ahead = max_ahead
-        self._max_buffer_bytes = max_buffer_bytes
         self._drain_s = drain_s
         self._until_end = until_end
         self._ends: Mapping[TopicPartition, int] = {}
@@ -239,7 +237,7 @@ class Engine:
         return self._has_room(pending.progress, pending.records[pending.index].offset)
 
     def _has_room(self, progress: PartitionProgress, offset: int) -> bool:
-        if self._handler.held_bytes >= self._max_buffer_bytes:
+        if self._handler.is_full:
             return False
         return not progress.unfinished or offset - progress.committable < self._max_ahead
 

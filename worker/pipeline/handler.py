@@ -71,6 +71,7 @@ class Handler:
         clock: Clock,
         metrics: Metrics,
         user_mark: Callable[[str, str], str],
+        max_held_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         self._decode = decode
         self._mapper = mapper
@@ -83,6 +84,7 @@ class Handler:
         self._clock = clock
         self._metrics = metrics
         self._user_mark = user_mark
+        self._max_held_bytes = max_held_bytes
         self._dead: deque[Ticket] = deque()
         self._dead_waiting = asyncio.Event()
         self._writing = 0
@@ -131,7 +133,7 @@ class Handler:
         return index
 
     def _is_enough(self, progress: PartitionProgress, record: Record, until_s: float, max_ahead: int) -> bool:
-        if self._clock.monotonic_s() >= until_s or self.tripped.is_set():
+        if self._clock.monotonic_s() >= until_s or self.is_full or self.tripped.is_set():
             return True
         # Counted to the record itself: with gaps (compaction) the position jumps.
         return bool(progress.unfinished) and record.offset - progress.committable >= max_ahead
@@ -304,6 +306,11 @@ class Handler:
                 self._guard.forgotten(ticket.number)
                 self.held_bytes -= ticket.size_bytes
         self._dead = deque(ticket for ticket in self._dead if not ticket.is_void)
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the records that are started and not ended occupy all they may."""
+        return self.held_bytes >= self._max_held_bytes
 
     def user_of(self, ticket: Ticket) -> str:
         """Return the mark of the user of a record's first unfinished call; empty when it has none."""
