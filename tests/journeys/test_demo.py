@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -72,7 +73,7 @@ def test_the_demo_shows_what_became_of_every_event_and_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
 
 
-async def test_another_broker_is_left_as_it_was_and_keep_leaves_the_workers_files(
+def test_another_broker_is_left_as_it_was_and_keep_leaves_the_workers_files(
     temporary: Path, kafka_bootstrap: str
 ) -> None:
     done = run_demo("--seed", "7", "--keep", environment={"KAFKA_BOOTSTRAP": kafka_bootstrap})
@@ -81,7 +82,7 @@ async def test_another_broker_is_left_as_it_was_and_keep_leaves_the_workers_file
     assert f"Kafka on {kafka_bootstrap}, Gigya on" in done.stdout
     topic = re.search(r"topic (gigya-worker-demo-\w+), 4 partitions", done.stdout)
     assert topic
-    assert not [name for name in await topics_at(kafka_bootstrap) if name.startswith(topic[1])]
+    assert not [name for name in asyncio.run(topics_at(kafka_bootstrap)) if name.startswith(topic[1])]
     assert len(rows_of(done.stdout)) == 16
     (kept,) = temporary.iterdir()
     assert str(kept) in done.stdout
