@@ -129,10 +129,10 @@ def test_without_a_limit_every_permit_is_due_at_once() -> None:
 def test_one_throttling_costs_little_and_is_forgotten() -> None:
     quota = Quota(100.0, 0.0)
     quota.throttled(quota.take(0.0, waited=False), 0.0)
-    assert quota.rate_per_s == pytest.approx(95.0)
+    assert quota.rate_per_s == pytest.approx(99.0)
     assert quota.state is QuotaState.LOWERED
     quota.due_s(10.0)
-    assert quota.rate_per_s == pytest.approx(95.0)  # nothing says yet that more would be taken
+    assert quota.rate_per_s == pytest.approx(99.0)  # nothing says yet that more would be taken
     quota.accepted(quota.take(10.0, waited=True), 10.0)
     quota.due_s(13.0)
     assert quota.rate_per_s == 100.0
@@ -144,7 +144,7 @@ def test_requests_that_were_in_flight_together_lower_the_rate_once() -> None:
     serials = [quota.take(0.01 * n, waited=True) for n in range(20)]
     for serial in serials:
         quota.throttled(serial, 0.3)
-    assert quota.rate_per_s == pytest.approx(95.0)
+    assert quota.rate_per_s == pytest.approx(99.0)
 
 
 def test_the_rate_settles_below_what_a_stricter_server_grants() -> None:

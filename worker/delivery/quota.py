@@ -26,15 +26,20 @@ _CREDIT_S = 0.05
 # Timers tick in milliseconds; waking again for half of one is worth less than the evenness it would buy.
 _EARLY_S = 0.0005
 
-# What the first, second, third ... throttling in a row does to the rate, and how long everything is held.
-_FACTORS = (0.95, 0.7, 0.5)
+# What the first, second, third ... throttling in a row does to the rate, and how long everything is held. A single one
+# may be no more than a moment's hesitation of the network, which pushed two requests of one second into one.
+_FACTORS = (0.99, 0.7, 0.5)
 _HOLDS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # This long after a throttling, if something was accepted since, the rate recovers, by this share of the quota a second.
-_QUIET_S = 2.0
+# Throttled again soon after, it waits twice as long: somebody else may be using the quota, too.
+_QUIET_S = 1.0
+_LONGEST_QUIET_S = 8.0
+_SOON_S = 10.0
 _RECOVERY_EVERY_S = 1.0
 _RECOVERY_SHARE = 0.02
-# This long (if something was accepted since), and the next throttling counts as the first again.
-_FORGOTTEN_AFTER_S = 10.0
+# So many accepted in between, or as many as a second takes, and the next throttling counts as the first again. (A rate
+# that is a tenth too high is throttled once in ten.)
+_FORGOTTEN_AFTER = 20
 _LOWEST_SHARE = 0.02
 # So many throttlings at the lowest rate, with nothing accepted between, are read as the day's limit.
 _EXHAUSTED_AFTER = 5
@@ -53,6 +58,8 @@ class _Throttling:
     """What is remembered of 403048 answers."""
 
     in_a_row: int = 0
+    accepted_since: int = 0
+    quiet_s: float = _QUIET_S
     at_lowest: int = 0
     last_s: float = -math.inf
     step_s: float = math.inf  # when the rate recovers by one step; inf until something was accepted
@@ -140,9 +147,13 @@ class Quota:
         throttling = self._throttling
         if serial < throttling.since_serial:
             return
-        if throttling.step_s < math.inf and now_s - throttling.last_s > _FORGOTTEN_AFTER_S:
+        has_recovered = self._rate == self._ceiling  # and then nothing is counted any more
+        if has_recovered or throttling.accepted_since >= max(_FORGOTTEN_AFTER, self._rate or 0.0):
             throttling.in_a_row = 0
+        is_soon = now_s - throttling.last_s < _SOON_S
+        throttling.quiet_s = min(_LONGEST_QUIET_S, throttling.quiet_s * 2.0) if is_soon else _QUIET_S
         throttling.in_a_row += 1
+        throttling.accepted_since = 0
         throttling.last_s = now_s
         throttling.step_s = math.inf
         throttling.since_serial = self._serial + 1
@@ -157,8 +168,9 @@ class Quota:
             self._hold_until_s = now_s
         throttling.at_lowest = 0
         throttling.long_holds = 0
+        throttling.accepted_since += 1
         if throttling.step_s == math.inf:
-            throttling.step_s = max(now_s, throttling.last_s + _QUIET_S)
+            throttling.step_s = max(now_s, throttling.last_s + throttling.quiet_s)
 
     def set_quota(self, quota_per_s: float | None, now_s: float) -> None:
         """Change the quota. Less takes effect at once, for the next permit too."""
