@@ -26,7 +26,8 @@ CHECK_LIMIT_S = 20.0
 CONNECT_LIMIT_S = 5.0
 RETRY_EVERY_S = 0.3
 SEND_LIMIT_S = 15.0
-STOP_LIMIT_S = 5.0
+FLUSH_LIMIT_S = 0.2
+DISCARD_LIMIT_S = 2.0
 # Of a group's authorized operations, the bit of READ (AclOperation.java, Kafka 4.3); the least Int32 = not told.
 READ_BIT = 1 << 3
 NOT_TOLD = -(2**31)
@@ -55,6 +56,7 @@ WORDINGS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
         kafka_errors.InvalidSessionTimeoutError,
         "the broker does not allow this kafka.session_timeout_s (its group.min/max.session.timeout.ms)",
     ),
+    (kafka_errors.ConsumerStoppedError, "it was stopped meanwhile"),
     (kafka_errors.UnknownTopicOrPartitionError, "a topic does not exist any more"),
     (
         kafka_errors.KafkaConnectionError,
@@ -300,14 +302,15 @@ class KafkaProducer:
 async def _discard(producer: AIOKafkaProducer) -> None:
     """Close a producer whatever state it is in: its `stop` waits for batches that may never be sent."""
     with contextlib.suppress(TimeoutError, kafka_errors.KafkaError, OSError):
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(FLUSH_LIMIT_S):
             await producer.flush()
-    sender = producer._sender
-    for task in (sender.sender_task, producer.client._sync_task):
-        if task is not None:
-            task.cancel()
     producer._closed = True
+    sending = producer._sender.sender_task
+    if sending is not None:
+        sending.cancel()
+        await asyncio.wait({sending}, timeout=DISCARD_LIMIT_S)
+        if not sending.cancelled() and sending.done():
+            sending.exception()  # retrieved: its batches have told their senders
     with contextlib.suppress(TimeoutError, kafka_errors.KafkaError, OSError):
-        async with asyncio.timeout(STOP_LIMIT_S):
-            await sender.close()
+        async with asyncio.timeout(DISCARD_LIMIT_S):
             await producer.client.close()

@@ -344,9 +344,7 @@ class KafkaSource:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise SourceFailed(
-                f"the owner of the partitions failed ({type(self._failure).__name__})"
-            ) from self._failure
+            raise self._failure
 
     async def _find_positions(self, partitions: frozenset[TopicPartition]) -> None:
         """Set the position of each partition, so that none is left for the library to guess."""

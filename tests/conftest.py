@@ -1,0 +1,60 @@
+"""What every test may ask for: a broker, and names that nobody else uses."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from worker.sandbox.broker import LocalKafka
+from worker.sandbox.jars import BrokerUnavailable, kafka_jars
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "kafka_bootstrap" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.broker)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetch the broker's jars before the first test: a test's time limit is not meant for downloads."""
+    wanted = any(item.get_closest_marker("broker") for item in session.items)
+    if wanted and not os.environ.get("KAFKA_BOOTSTRAP") and not session.config.option.collectonly:
+        try:
+            kafka_jars()
+        except BrokerUnavailable:
+            return  # the fixture says it, in the tests that need it
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """The address of a Kafka: KAFKA_BOOTSTRAP, else a local one for this session. None to be had fails the test."""
+    if given := os.environ.get("KAFKA_BOOTSTRAP"):
+        host, _, port = given.split(",")[0].rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, ValueError) as error:
+            pytest.fail(f"KAFKA_BOOTSTRAP={given}: nothing answers there ({error})", pytrace=False)
+        yield given
+        return
+    try:
+        kafka = LocalKafka()
+        kafka.start()
+    except BrokerUnavailable as unavailable:
+        pytest.fail(str(unavailable), pytrace=False)
+    yield kafka.bootstrap()
+    kafka.close()
+
+
+_numbers = itertools.count(1)
+_session = uuid.uuid4().hex[:6]
+
+
+@pytest.fixture
+def fresh_name() -> Callable[[str], str]:
+    """Make a name for a topic or a group that no other test, session or user of the broker has."""
+    return lambda kind: f"{kind}-{_session}-{next(_numbers)}"

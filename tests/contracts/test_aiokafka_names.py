@@ -1,0 +1,177 @@
+"""The private names of aiokafka that worker/kafka/membership.py leans on, seen working against a real broker.
+
+They may change with any release; the version is pinned, and whoever raises it meets this file first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import inspect
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
+
+from tests.contracts.harness import KafkaScene, Owner
+from worker.errors import CommitRefused
+from worker.kafka.client import KafkaProducer
+from worker.kafka.source import CommitFailed, KafkaSource, Position
+
+
+@pytest.fixture
+async def scene(kafka_bootstrap: str, fresh_name: Callable[[str], str]) -> AsyncIterator[KafkaScene]:
+    made = KafkaScene(kafka_bootstrap, fresh_name)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def joined(scene, fresh_name):
+    partitions = await scene.topic(2)
+    source = scene.source([partitions[0].topic], fresh_name("group"))
+    await source.start(Owner())
+    yield source, partitions
+    await source.stop()
+
+
+def coordinator_of(source: KafkaSource) -> GroupCoordinator:
+    return source._consumer._coordinator
+
+
+def test_the_version_is_the_one_whose_source_was_read():
+    assert importlib.metadata.version("aiokafka") == "0.14.0"
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        (GroupCoordinator._send_req, ["self", "request"]),
+        (GroupCoordinator._do_commit_offsets, ["self", "assignment", "offsets"]),
+        (GroupCoordinator.commit_offsets, ["self", "assignment", "offsets"]),
+        (GroupCoordinator.fetch_committed_offsets, ["self", "partitions"]),
+        (GroupCoordinator.request_rejoin, ["self"]),
+    ],
+)
+def test_the_methods_that_are_wrapped_or_called_take_what_they_took(method, parameters):
+    assert list(inspect.signature(method).parameters) == parameters
+
+
+def test_a_commit_is_built_before_anything_is_awaited():
+    """What makes "still a member?" and the commit one step."""
+    source = inspect.getsource(GroupCoordinator._do_commit_offsets)
+    before = source[: source.index("await ")]
+    assert "self.generation" in before
+    assert "self.member_id" in before
+    assert "OffsetCommitRequest(" in before
+
+
+async def test_a_heartbeat_that_is_answered_renews_the_lease(joined):
+    source, _ = joined
+    coordinator = coordinator_of(source)
+    before_s = source.lease_valid_until_s()
+    assert await coordinator._do_heartbeat()
+    assert source.lease_valid_until_s() > before_s
+
+
+async def test_heartbeats_of_the_library_itself_pass_the_wrapper(joined):
+    source, _ = joined
+    before_s = source.lease_valid_until_s()
+    async with asyncio.timeout(10):
+        while source.lease_valid_until_s() == before_s:
+            await source.read((), max_records=1, timeout_s=0.1)
+    assert issubclass(HeartbeatRequest, object)
+    assert issubclass(SyncGroupRequest, object)
+
+
+async def test_a_member_that_the_group_has_dropped_has_no_lease_and_commits_nothing(joined):
+    """As after a long stop of the process: its partitions may be another's, and nobody has told it."""
+    source, partitions = joined
+    coordinator = coordinator_of(source)
+    await coordinator._stop_heartbeat_task()
+    sent = coordinator._send_req
+    from aiokafka.protocol.group import LeaveGroupRequest
+
+    await sent(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+    with pytest.raises(CommitRefused):
+        await source.commit({partitions[0]: Position(0)})
+
+
+async def test_a_commit_from_outside_the_group_is_refused_though_the_broker_would_take_it(joined):
+    source, partitions = joined
+    coordinator = coordinator_of(source)
+    generation, member = coordinator.generation, coordinator.member_id
+    coordinator.generation, coordinator.member_id = -1, ""
+    try:
+        with pytest.raises(CommitRefused):
+            await source.commit({partitions[0]: Position(0)})
+    finally:
+        coordinator.generation, coordinator.member_id = generation, member
+
+
+async def test_an_unknown_member_learns_from_its_heartbeat_that_the_lease_is_over(joined):
+    source, _ = joined
+    coordinator = coordinator_of(source)
+    coordinator.generation += 5
+    assert not await coordinator._do_heartbeat()
+    assert source.lease_valid_until_s() == float("-inf")
+
+
+async def test_without_a_lease_a_commit_waits_for_better_times(joined, monkeypatch):
+    source, partitions = joined
+    monkeypatch.setattr(source._membership, "_last_sign_s", float("-inf"))
+    with pytest.raises(CommitFailed):
+        await source.commit({partitions[0]: Position(0)})
+
+
+async def test_metadata_that_the_broker_refuses_leaves_the_offset_alone(joined):
+    source, partitions = joined
+    await source.commit({partitions[0]: Position(0, "x" * 4096)})
+    assert await source.committed(partitions[:1]) == {partitions[0]: Position(0, "x" * 4096)}
+    await source.commit({partitions[0]: Position(0, "x" * 4097)})
+    assert await source.committed(partitions[:1]) == {partitions[0]: Position(0, "")}
+
+
+async def test_positions_pass_the_markers_of_transactions_and_taken_back_events_never_happened(scene, fresh_name):
+    (partition,) = await scene.topic()
+    producer = AIOKafkaProducer(bootstrap_servers=scene.bootstrap, transactional_id=fresh_name("transaction"))
+    await producer.start()
+    async with producer.transaction():
+        await producer.send_and_wait(partition.topic, b"kept", partition=0)
+    await producer.begin_transaction()
+    await producer.send_and_wait(partition.topic, b"taken back", partition=0)
+    await producer.abort_transaction()
+    await producer.stop()
+    source = scene.source([partition.topic], fresh_name("group"))
+    await source.start(Owner())
+    values = []
+    async with asyncio.timeout(10):
+        while source.position(partition) < 4:
+            for batch in (await source.read([partition], max_records=10, timeout_s=0.1)).values():
+                values += [record.value for record in batch]
+    assert values == [b"kept"]
+    assert await source.end_offsets([partition]) == {partition: 4}
+    await source.stop()
+
+
+async def test_a_producer_that_does_not_deliver_is_replaced(scene, fresh_name):
+    (partition,) = await scene.topic(settings={"cleanup.policy": "compact"})
+    producer: KafkaProducer = scene.producer(partition.topic)
+    await producer.start()
+    first = producer._producer
+    await producer._give_up_on(first)
+    await producer.send(partition.topic, b"k", b"v", [])
+    assert producer._producer is not first
+    await producer.stop()
+
+
+def test_the_names_of_the_consumer_and_the_producer_are_there():
+    for owner, names in (
+        (AIOKafkaConsumer.__init__, ("_client", "_subscription", "_fetcher", "_coordinator")),
+        (GroupCoordinator.__init__, ("generation", "member_id", "_coordination_task", "_heartbeat_task")),
+        (AIOKafkaProducer.__init__, ("client", "_sender", "_closed")),
+    ):
+        text = inspect.getsource(owner)
+        assert [name for name in names if f"self.{name}" not in text] == []
