@@ -11,7 +11,7 @@ import pytest
 import worker
 
 FLOORS = [  # bottom to top; rooms of one line do not import each other
-    {"errors", "clock", "metrics", "reasons"},
+    {"errors", "exits", "clock", "metrics", "reasons"},
     {"model", "logs"},
     {"gigya", "codecs"},
     {"mapping"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.readme import README, written
-from worker.cli import exits
+from worker import exits
 
 TEXT = README.read_text()
 ROOT = README.parent

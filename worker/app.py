@@ -24,6 +24,7 @@ from worker.deadletters.record import worker_version
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.sender import Sender
 from worker.delivery.transport import HttpTransport
+from worker.exits import CANCELLED, ENDED_EARLY, OK, UNBALANCED
 from worker.gigya.sites import Site
 from worker.kafka.client import KafkaProducer, check_cluster
 from worker.kafka.source import KafkaSource
@@ -41,10 +42,6 @@ from worker.status import WorkerView
 
 log = structlog.get_logger(__name__)
 
-OK = 0
-UNBALANCED = 3
-ENDED_EARLY = 4
-CANCELLED = 5
 # Marks of users that are remembered: computing one costs as much as a tenth of a call's own work.
 MARKS = 20_000
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.exits import PROBLEMS
 from worker.cli.options import Config, Format, Output
 from worker.cli.problems import as_json, counted, print_problems
+from worker.exits import PROBLEMS
 
 if TYPE_CHECKING:
     from worker.errors import Problem

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.exits import OK, PROBLEMS
 from worker.cli.problems import counted
+from worker.exits import OK, PROBLEMS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.exits import PROBLEMS
 from worker.cli.options import Format, Output
+from worker.exits import PROBLEMS
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import sys
 import typer
 
 from worker.cli import check, demo, explain, run_command, sandbox
-from worker.cli.exits import BUG, PROBLEMS
 from worker.cli.options import EXIT_CODES
+from worker.exits import BUG, PROBLEMS
 
 app = typer.Typer(
     name="gigya-worker",

@@ -10,7 +10,7 @@ import typer
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused, or problems found; 2 wrong usage; 3 the ledger does not balance; "
-    "4 ended before everything was done; 5 cancelled by a second signal; 70 a bug."
+    "4 ended before everything was done; 5 cancelled by a second signal; 70 a bug; 130 Ctrl-C."
 )
 
 

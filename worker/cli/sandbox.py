@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.exits import PROBLEMS
+from worker.exits import PROBLEMS
 
 if TYPE_CHECKING:
     from worker.sandbox.gigya import LocalGigya

@@ -9,3 +9,4 @@ UNBALANCED = 3  # run --until-end: the ledger does not balance
 ENDED_EARLY = 4  # run --until-end: ended before everything was done (flood guard, stopped)
 CANCELLED = 5  # a second signal cancelled the drain; what was unfinished is read again
 BUG = 70  # a mistake of ours, with its place on stderr
+INTERRUPTED = 130  # Ctrl-C ended a command that is not `run`
