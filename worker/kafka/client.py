@@ -66,11 +66,11 @@ WORDINGS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
         (kafka_errors.NodeNotReadyError, kafka_errors.StaleMetadata),
         "the broker answers, but names itself by an address (advertised.listeners) that cannot be reached from here",
     ),
+    (TimeoutError, "no answer in time; check kafka.bootstrap_servers, the network, and that the broker runs"),
     (
-        (ConnectionRefusedError, ConnectionResetError, OSError),
+        OSError,
         "nothing answers there; check kafka.bootstrap_servers, and that the broker runs",
     ),
-    (TimeoutError, "no answer in time; check kafka.bootstrap_servers, the network, and that the broker runs"),
 )
 
 

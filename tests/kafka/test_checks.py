@@ -1,0 +1,148 @@
+"""Each thing that is wrong with a cluster is one line that says what to do, before anything is consumed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from worker.errors import StartFailed
+from worker.kafka.client import KafkaProducer, KafkaSettings, check_cluster
+from worker.sandbox.broker import PASSWORD, USER, LocalKafka, Topic, create_topics
+
+pytestmark = pytest.mark.broker
+
+# A broker with permissions: who comes by PLAINTEXT may do everything, the tester nothing.
+AUTHORIZER = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": "User:ANONYMOUS",
+}
+TOPICS = (
+    Topic("events", 2),
+    Topic.dead_letters("letters"),
+    Topic("deleted-with-age"),
+    Topic("both", settings={"cleanup.policy": "compact,delete"}),
+    Topic("narrow", settings={"cleanup.policy": "compact", "max.message.bytes": "1000"}),
+)
+
+
+@pytest.fixture(scope="module")
+def secure() -> Iterator[LocalKafka]:
+    import asyncio
+
+    with LocalKafka(secure=True, settings=AUTHORIZER) as kafka:
+        asyncio.run(create_topics(kafka.bootstrap(), TOPICS))
+        yield kafka
+
+
+def settings(kafka: LocalKafka, listener: str = "PLAINTEXT", **changes: object) -> KafkaSettings:
+    whole = {"bootstrap_servers": kafka.bootstrap(listener), "group_id": "group", "topics": ["events"]}
+    return KafkaSettings(**{**whole, "dead_letter_topic": "letters", **changes})
+
+
+def login(protocol: str = "SASL_PLAINTEXT", mechanism: str = "PLAIN", **changes: object) -> dict[str, object]:
+    return {"protocol": protocol, "mechanism": mechanism, "username": USER, "password": PASSWORD, **changes}
+
+
+async def said(settings: KafkaSettings) -> str:
+    with pytest.raises(StartFailed) as caught:
+        await check_cluster(settings, limit_s=10)
+    assert "\n" not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_cluster_that_has_everything_passes(secure):
+    await check_cluster(settings(secure))
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        ({"topics": ["events", "nope"]}, ["topic nope does not exist", "--create --topic nope"]),
+        ({"dead_letter_topic": "nope"}, ["dead-letter topic nope does not exist", "cleanup.policy=compact"]),
+        ({"dead_letter_topic": "events"}, ["is among kafka.topics"]),
+        ({"dead_letter_topic": "deleted-with-age"}, ["has cleanup.policy delete", "cleanup.policy=compact"]),
+        ({"dead_letter_topic": "both"}, ["has cleanup.policy compact,delete"]),
+        ({"dead_letter_topic": "narrow"}, ["takes messages up to 1000 bytes", "max.message.bytes=1048588"]),
+    ],
+)
+async def test_a_topic_that_will_not_do_is_named_with_the_remedy(secure, changes, texts):
+    line = await said(settings(secure, **changes))
+    assert [text for text in texts if text not in line] == []
+
+
+async def test_a_topic_is_not_created_by_asking_for_it(secure):
+    await said(settings(secure, topics=["asked-for"]))
+    assert "topic asked-for does not exist" in await said(settings(secure, topics=["asked-for"]))
+
+
+async def test_a_port_where_nothing_listens_is_told_at_once():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        began_s = time.monotonic()
+        base = {"group_id": "g", "topics": ["t"], "dead_letter_topic": "d"}
+        line = await said(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}", **base))
+    assert f"Kafka at 127.0.0.1:{port}: nothing answers there" in line
+    assert time.monotonic() - began_s < 3
+
+
+async def test_a_server_that_never_answers_is_told_in_time():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        base = {"group_id": "g", "topics": ["t"], "dead_letter_topic": "d"}
+        bootstrap = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(StartFailed, match="no answer in time"):
+            await check_cluster(KafkaSettings(bootstrap_servers=bootstrap, **base), limit_s=0.5)
+
+
+async def test_one_bootstrap_server_that_answers_is_enough(secure):
+    await check_cluster(settings(secure, bootstrap_servers=f"127.0.0.1:9,{secure.bootstrap()}"))
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_a_wrong_password_is_a_refused_login(secure, mechanism):
+    line = await said(settings(secure, "SASL_PLAINTEXT", security=login(mechanism=mechanism, password="wrong")))
+    assert "the login was refused" in line
+    assert "wrong" not in line
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+async def test_every_login_gets_as_far_as_its_permissions(secure, protocol, mechanism):
+    files = {"ca_file": secure.ca_file} if protocol == "SASL_SSL" else {}
+    line = await said(settings(secure, protocol, security=login(protocol, mechanism, **files)))
+    assert "topic events does not exist, or this login may not describe it" in line
+
+
+async def test_a_group_that_the_login_may_not_read_is_told(secure, monkeypatch):
+    from worker.kafka import client
+
+    async def no_topics(self: object) -> None: ...
+
+    monkeypatch.setattr(client._Checks, "_check_topics", no_topics)
+    monkeypatch.setattr(client._Checks, "_check_dead_letter_topic", no_topics)
+    line = await said(settings(secure, "SASL_PLAINTEXT", security=login()))
+    assert "this login may not use group group; grant Read on it" in line
+
+
+async def test_tls_works_with_the_right_authority_only(secure):
+    await check_cluster(settings(secure, "SSL", security={"protocol": "SSL", "ca_file": secure.ca_file}))
+    line = await said(settings(secure, "SSL", security={"protocol": "SSL"}))
+    assert "the broker's certificate is not trusted" in line
+
+
+async def test_the_wrong_protocol_for_a_port_is_told(secure):
+    assert "protocol" in await said(settings(secure, "SASL_PLAINTEXT"))
+    assert "protocol" in await said(settings(secure, "PLAINTEXT", security=login()))
+
+
+async def test_a_producer_that_cannot_connect_says_so(secure):
+    producer = KafkaProducer(settings(secure, "SASL_PLAINTEXT"), send_limit_s=5)
+    with pytest.raises(StartFailed, match="Kafka at"):
+        await producer.start()
+    await producer.stop()

@@ -1,0 +1,83 @@
+"""What the source and the producer do while the broker is away, and when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.contracts.harness import KafkaScene, Owner, read_all
+from worker.errors import WriteFailed
+from worker.kafka import source as source_module
+from worker.kafka.client import KafkaProducer
+from worker.kafka.source import CommitFailed, Position, SourceFailed
+from worker.sandbox.broker import LocalKafka
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+async def kafka() -> AsyncIterator[LocalKafka]:
+    kafka = await asyncio.to_thread(LocalKafka)
+    await asyncio.to_thread(kafka.start)
+    yield kafka
+    await asyncio.to_thread(kafka.close)
+
+
+async def test_a_crash_of_the_broker_loses_no_record_and_bounds_every_wait(kafka, fresh_name, monkeypatch):
+    monkeypatch.setattr(source_module, "COMMIT_LIMIT_S", 0.5)
+    monkeypatch.setattr(source_module, "REQUEST_LIMIT_S", 0.5)
+    scene = KafkaScene(kafka.bootstrap(), fresh_name)
+    (partition,) = await scene.topic()
+    await scene.append(partition, b"before")
+    source = scene.source([partition.topic], fresh_name("group"))
+    await source.start(Owner())
+    assert [record.value for record in await read_all(source, 1)] == [b"before"]
+    await asyncio.to_thread(kafka.kill)
+    with pytest.raises(CommitFailed):
+        await source.commit({partition: Position(1)})
+    with pytest.raises(SourceFailed):
+        await source.end_offsets([partition])
+    assert await source.read([partition], max_records=10, timeout_s=0.1) == {}
+    await asyncio.to_thread(kafka.start)
+    await scene.append(partition, b"after")
+    assert [record.value for record in await read_all(source, 1, limit_s=20)] == [b"after"]
+    await _until_committed(source, {partition: Position(2)})
+    await source.stop()
+    await scene.close()
+
+
+async def _until_committed(source, positions) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await source.commit(positions)
+            except CommitFailed:
+                await source.read((), max_records=1, timeout_s=0.2)
+
+
+async def test_a_clean_stop_of_the_broker_does_not_set_the_producer_spinning(kafka, fresh_name):
+    scene = KafkaScene(kafka.bootstrap(), fresh_name)
+    (partition,) = await scene.topic(settings={"cleanup.policy": "compact"})
+    producer = KafkaProducer(scene.settings(["unread"], "unread"), send_limit_s=1.5)
+    await producer.start()
+    await producer.send(partition.topic, b"k", b"1", [])
+    await asyncio.to_thread(kafka.stop)
+    with pytest.raises(WriteFailed):
+        await producer.send(partition.topic, b"k", b"2", [])
+    used_s = time.process_time()
+    await asyncio.sleep(0.5)  # a spin would show here: some 90 % of a core
+    assert time.process_time() - used_s < 0.2
+    with pytest.raises(WriteFailed):
+        await producer.send(partition.topic, b"k", b"2", [])
+    await asyncio.to_thread(kafka.start)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await producer.send(partition.topic, b"k", b"3", [])
+                break
+            except WriteFailed:
+                continue
+    await producer.stop()
