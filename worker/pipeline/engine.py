@@ -74,6 +74,19 @@ class Source(Protocol):
         ...
 
 
+class Notes(Protocol):
+    """What this member tells the group with its commits."""
+
+    @property
+    def metadata(self) -> str:
+        """Return what every commit carries now."""
+        ...
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Hear of a new assignment, before a record of it is handed out."""
+        ...
+
+
 class Ended(StrEnum):
     """Why the engine came back."""
 
@@ -123,6 +136,7 @@ class Engine:
         max_ahead: int,
         drain_s: float,
         until_end: bool = False,
+        notes: Notes | None = None,
     ) -> None:
         self._source = source
         self._handler = handler
@@ -134,10 +148,12 @@ class Engine:
         self._max_ahead = max_ahead
         self._drain_s = drain_s
         self._until_end = until_end
+        self._notes = notes
         self._ends: Mapping[TopicPartition, int] = {}
         self._stop = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._turn = 0
+        self._listen_again_s = 0.0
         self._pending: dict[TopicPartition, _Pending] = {}
         self.last_commit_error = ""
         self.has_joined = False
@@ -157,18 +173,29 @@ class Engine:
         background = asyncio.create_task(self._background(), name="background")
         reading = asyncio.create_task(self._read_loop(), name="read")
         try:
-            await self._source.start(self)
+            await self._join(reading, background)
             await asyncio.wait({background, reading}, return_when=asyncio.FIRST_COMPLETED)
             if background.done():
                 background.result()
-            ended = reading.result()
-            await self._drain_all()
+            # Also when reading has failed: what is in flight ends, and what has ended is committed.
+            await self._drain_all(background)
+            return reading.result()
         finally:
             for task in (reading, background):
                 task.cancel()
             await asyncio.gather(reading, background, return_exceptions=True)
             await self._source.stop()
-        return ended
+
+    async def _join(self, reading: asyncio.Task[Ended], background: asyncio.Task[None]) -> None:
+        """Join the group; or give it up when the engine is to stop: others that drain may keep us waiting for long."""
+        starting = asyncio.create_task(self._source.start(self), name="join")
+        try:
+            await asyncio.wait({starting, reading, background}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() or self.has_joined:
+                await starting
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
     async def _background(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -198,6 +225,7 @@ class Engine:
             if not room:
                 if not took:
                     await self._wait_for_room()
+                    await self._listen()
                 continue
             batches = await self._source.read(
                 room, max_records=READ_MAX_RECORDS, timeout_s=0 if took else READ_TIMEOUT_S
@@ -205,6 +233,13 @@ class Engine:
             for partition, records in batches.items():
                 self._receive(partition, records)
         return Ended.STOPPED
+
+    async def _listen(self) -> None:
+        """Read nothing, now and then: what the group met is told to who reads, and it goes on only after that."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._listen_again_s:
+            self._listen_again_s = now_s + READ_TIMEOUT_S
+            await self._source.read((), max_records=1, timeout_s=0)
 
     def _receive(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         progress = self._offsets.get(partition)
@@ -226,7 +261,7 @@ class Engine:
                     break
                 await asyncio.sleep(0)
             if pending.index >= len(pending.records) or pending.progress.is_closing:
-                del self._pending[partition]
+                self._pending.pop(partition, None)  # a revocation between two slices may have taken it
         if took:
             await asyncio.sleep(0)
         return took
@@ -276,12 +311,12 @@ class Engine:
         """Return whether every partition we own was read to its end, and nothing of it is unfinished.
 
         By the source's position: the record before the end may be a transaction's marker, or compacted away, and never
-        arrive.
+        arrive. Not while partitions are being given back: what arrived then was not taken, and is not passed.
         """
         owned = list(self._offsets)
         if not owned:
             return self._has_no_share  # more members than partitions; between two assignments it is False
-        if self._pending:
+        if self._pending or any(progress.is_closing for progress in owned):
             return False
         for progress in owned:
             end = self._ends.get(progress.partition)
@@ -308,6 +343,8 @@ class Engine:
         async with self._commit_lock:
             due = self._offsets.due(partitions)
             if not due:
+                if partitions is None:
+                    self.last_commit_error = ""  # what could not be committed is not ours any more
                 return
             epochs = self._offsets.epochs()
             await self._source.commit({partition: Position(offset) for partition, offset in due.items()})
@@ -334,6 +371,8 @@ class Engine:
         for partition, epoch in self._offsets.epochs().items():
             if partition in partitions:
                 self._ledger.assigned(partition, epoch)
+        if self._notes is not None:
+            self._notes.assigned(partitions)
         if self._until_end:
             missing = [partition for partition in partitions if partition not in self._ends]
             if missing:
@@ -369,8 +408,18 @@ class Engine:
         except WorkerError as error:
             self._commit_failed(error)
 
-    async def _drain_all(self) -> None:
-        await self._drain(frozenset(progress.partition for progress in self._offsets))
+    async def _drain_all(self, background: asyncio.Task[None]) -> None:
+        """Drain what we own. Ends with the background: without it nothing in flight would ever be heard of."""
+        owned = frozenset(progress.partition for progress in self._offsets)
+        draining = asyncio.create_task(self._drain(owned), name="drain")
+        try:
+            await asyncio.wait({draining, background}, return_when=asyncio.FIRST_COMPLETED)
+            if not draining.done():
+                background.result()
+            await draining
+        finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
 
     def lost(self) -> Mapping[TopicPartition, int]:
         """Return the partitions that stand still because retention deleted what came next."""
