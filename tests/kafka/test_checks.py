@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from worker.errors import StartFailed
-from worker.kafka.client import KafkaProducer, KafkaSettings, check_cluster
+from worker.kafka.client import KafkaProducer, KafkaSettings, check_cluster, examine_cluster
 from worker.sandbox.broker import PASSWORD, USER, LocalKafka, Topic, create_topics
 
 pytestmark = pytest.mark.broker
@@ -146,3 +146,20 @@ async def test_a_producer_that_cannot_connect_says_so(secure):
     with pytest.raises(StartFailed, match="Kafka at"):
         await producer.start()
     await producer.stop()
+
+
+async def test_each_check_is_told_by_itself_and_none_hides_the_next(secure):
+    whole = settings(secure, topics=["events", "nope"], dead_letter_topic="narrow")
+    found = {(one.check, one.subject): one.problem for one in await examine_cluster(whole)}
+    assert [check for check, _ in found] == [
+        "connection", "topic", "topic", "dead-letter topic", "dead-letter settings", "group",
+    ]  # fmt: skip
+    assert "topic nope does not exist" in str(found["topic", "nope"])
+    assert "takes messages up to 1000 bytes" in str(found["dead-letter settings", "narrow"])
+    assert sum(problem is not None for problem in found.values()) == 2
+
+
+async def test_examining_ends_where_nothing_more_can_be_asked(secure):
+    (only,) = await examine_cluster(settings(secure, "SASL_PLAINTEXT", security=login(password="wrong")))
+    assert only.check == "connection"
+    assert "the login was refused" in str(only.problem)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -18,7 +19,17 @@ from aiokafka.conn import collect_hosts, create_conn
 from worker.errors import StartFailed, TooLarge, WriteFailed
 from worker.kafka.settings import KafkaSettings, SecuritySettings, connection
 
-__all__ = ["KafkaProducer", "KafkaSettings", "SecuritySettings", "check_cluster", "connection", "wording"]
+__all__ = [
+    "Finding",
+    "KafkaProducer",
+    "KafkaSettings",
+    "SecuritySettings",
+    "check_cluster",
+    "check_login",
+    "connection",
+    "examine_cluster",
+    "wording",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +42,7 @@ DISCARD_LIMIT_S = 2.0
 # Of a group's authorized operations, the bit of READ (AclOperation.java, Kafka 4.3); the least Int32 = not told.
 READ_BIT = 1 << 3
 NOT_TOLD = -(2**31)
+_CREATE = "kafka-topics.sh --create --topic"
 
 # What a person reads instead of the library's exception, and what to do about it: the one table at this edge. The
 # first row that fits counts, so the special ones come first.
@@ -91,16 +103,12 @@ async def check_cluster(settings: KafkaSettings, *, limit_s: float = CHECK_LIMIT
     Checked: brokers, login, topics, the dead-letter topic and its settings, the permission on the group. Creates and
     joins nothing. Takes some 0.2 s where all is well, `limit_s` at most.
     """
-    if settings.dead_letter_topic in settings.topics:
-        raise StartFailed(
-            f"kafka.dead_letter_topic {settings.dead_letter_topic} is among kafka.topics: the worker would read its own"
-            " dead letters; name another topic"
-        )
+    _check_names(settings)
     options = connection(settings)
     where = f"Kafka at {settings.bootstrap_servers}"
     try:
         async with asyncio.timeout(limit_s):
-            await _check_login(where, options)
+            await check_login(where, options)
             admin = AIOKafkaAdminClient(**options)
             try:
                 await admin.start()
@@ -111,7 +119,62 @@ async def check_cluster(settings: KafkaSettings, *, limit_s: float = CHECK_LIMIT
         raise StartFailed(f"{where}: {wording(error)}") from error
 
 
-async def _check_login(where: str, options: Mapping[str, object]) -> None:
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `problem` is None where all is well, else what `check_cluster` would raise."""
+
+    check: str  # connection, cluster, topic, dead-letter topic, dead-letter settings, group
+    subject: str  # the servers, the topic, the group
+    found: str
+    problem: StartFailed | None = None
+
+
+async def examine_cluster(settings: KafkaSettings, *, limit_s: float = CHECK_LIMIT_S) -> tuple[Finding, ...]:
+    """Ask what `check_cluster` asks, and go on after a problem, as far as one can get.
+
+    Creates and joins nothing. Takes `limit_s` at most; raises nothing but cancellation.
+    """
+    where = f"Kafka at {settings.bootstrap_servers}"
+    found: list[Finding] = []
+    admin: AIOKafkaAdminClient | None = None
+    try:
+        async with asyncio.timeout(limit_s):
+            options = connection(settings)
+            await check_login(where, options)
+            admin = AIOKafkaAdminClient(**options)
+            await admin.start()
+            found.append(Finding("connection", settings.bootstrap_servers, "connected"))
+            await _Checks(settings, admin).examine(found)
+    except StartFailed as problem:
+        found.append(Finding("connection", settings.bootstrap_servers, "", problem))
+    except (kafka_errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
+        text = StartFailed(f"{where}: {wording(error)}")
+        found.append(Finding("cluster" if found else "connection", settings.bootstrap_servers, "", text))
+    finally:
+        if admin is not None:
+            await admin.close()
+    return tuple(found)
+
+
+async def _finding(check: str, subject: str, found: str, checking: Coroutine[object, object, None]) -> Finding:
+    try:
+        await checking
+    except StartFailed as problem:
+        return Finding(check, subject, "", problem)
+    except (kafka_errors.KafkaError, OSError) as error:
+        return Finding(check, subject, "", StartFailed(f"{check} {subject}: {wording(error)}"))
+    return Finding(check, subject, found)
+
+
+def _check_names(settings: KafkaSettings) -> None:
+    if settings.dead_letter_topic in settings.topics:
+        raise StartFailed(
+            f"kafka.dead_letter_topic {settings.dead_letter_topic} is among kafka.topics: the worker would read its own"
+            " dead letters; name another topic"
+        )
+
+
+async def check_login(where: str, options: Mapping[str, object]) -> None:
     """Connect to one bootstrap server, as any client does: only here the library says why it does not work."""
     failures: list[Exception] = []
     others = ("bootstrap_servers", "retry_backoff_ms")
@@ -141,25 +204,52 @@ class _Checks:
         await self._check_dead_letter_topic()
         await self._check_group()
 
-    async def _check_topics(self) -> None:
+    async def examine(self, findings: list[Finding]) -> None:
+        """Ask everything that `run` asks, and add each answer as it comes. Raises what the library raises."""
+        topics, letters = self._settings.topics, self._settings.dead_letter_topic
+        known = await self._partitions()
+        for topic in topics:
+            found = f"there, partitions: {known.get(topic)}"
+            findings.append(await _finding("topic", topic, found, self._check_topic(topic, known)))
+        found = f"there, partitions: {known.get(letters)}"
+        findings.append(await _finding("dead-letter topic", letters, found, self._check_letters_exist(known)))
+        if letters in known:
+            check = self._check_dead_letter_topic([topic for topic in topics if topic in known])
+            found = "cleanup.policy compact; takes messages as large as its sources"
+            findings.append(await _finding("dead-letter settings", letters, found, check))
+        group = self._settings.group_id
+        findings.append(await _finding("group", group, "may be used", self._check_group()))
+
+    async def _partitions(self) -> dict[str, int]:
         # All topics, not ours by name: asking by name creates a topic where the broker is set to.
-        known = {topic["topic"] for topic in await self._admin.describe_topics()}
-        create = "kafka-topics.sh --create --topic"
+        return {topic["topic"]: len(topic["partitions"]) for topic in await self._admin.describe_topics()}
+
+    async def _check_topics(self) -> None:
+        known = await self._partitions()
         for topic in self._settings.topics:
-            if topic not in known:
-                raise StartFailed(
-                    f"topic {topic} does not exist, or this login may not describe it; create it ({create} {topic}),"
-                    " correct kafka.topics, or grant Read and Describe"
-                )
+            await self._check_topic(topic, known)
+        await self._check_letters_exist(known)
+
+    async def _check_topic(self, topic: str, known: Collection[str]) -> None:
+        if topic not in known:
+            raise StartFailed(
+                f"topic {topic} does not exist, or this login may not describe it; create it ({_CREATE} {topic}),"
+                " correct kafka.topics, or grant Read and Describe"
+            )
+
+    async def _check_letters_exist(self, known: Collection[str]) -> None:
+        _check_names(self._settings)
         if (letters := self._settings.dead_letter_topic) not in known:
             raise StartFailed(
                 f"dead-letter topic {letters} does not exist, or this login may not describe it; create it"
-                f" ({create} {letters} --config cleanup.policy=compact), or grant Write and Describe"
+                f" ({_CREATE} {letters} --config cleanup.policy=compact), or grant Write and Describe"
             )
 
-    async def _check_dead_letter_topic(self) -> None:
+    async def _check_dead_letter_topic(self, sources: Sequence[str] | None = None) -> None:
+        """Check its settings; `sources`: the topics it must take records of, all of ours unless told otherwise."""
         letters = self._settings.dead_letter_topic
-        configs = await self._topic_settings((letters, *self._settings.topics))
+        sources = self._settings.topics if sources is None else sources
+        configs = await self._topic_settings((letters, *sources))
         alter = f"kafka-configs.sh --alter --entity-type topics --entity-name {letters} --add-config"
         policy = configs[letters]["cleanup.policy"]
         if policy != "compact":
@@ -167,8 +257,9 @@ class _Checks:
                 f"dead-letter topic {letters} has cleanup.policy {policy}: letters would be deleted with age; it must"
                 f" be compact ({alter} cleanup.policy=compact)"
             )
-        largest, source = max((int(configs[topic]["max.message.bytes"]), topic) for topic in self._settings.topics)
         takes = int(configs[letters]["max.message.bytes"])
+        limits = [(int(configs[topic]["max.message.bytes"]), topic) for topic in sources]
+        largest, source = max(limits, default=(takes, ""))
         if takes < largest:
             raise StartFailed(
                 f"dead-letter topic {letters} takes messages up to {takes} bytes, topic {source} up to {largest}: a"
