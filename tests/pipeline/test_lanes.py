@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from tests.pipeline.fakes import ScriptedSender, delivered, job
+from tests.pipeline.fakes import ScriptedSender, call, delivered, job
 from worker.clock import ManualClock, settle
-from worker.delivery.deliveries import Later
+from worker.delivery.deliveries import Delivery, Later
 from worker.model import Outcome, TopicPartition
 from worker.pipeline.lanes import Job, Lanes
 
@@ -289,3 +289,50 @@ def _answer_some(house: House, rng: Random) -> None:
     for uid, _ in list(house.sender.in_flight):
         if rng.random() < 0.7:
             house.sender.answer(uid, rng.choice(answers)())
+
+
+async def test_a_site_that_admits_nobody_takes_no_other_sites_last_place() -> None:
+    stopped, other = ScriptedSender(), ScriptedSender()
+    stopped.close_gate()
+    ended: list[str] = []
+    lanes = Lanes(
+        {"stopped": stopped, "other": other},
+        max_in_flight=1,
+        clock=ManualClock(),
+        ended=lambda job, outcome: ended.append(job.delivery.call.uid),
+    )
+    running = asyncio.create_task(lanes.run())
+    waiting = job("u1", 0, P0)
+    lanes.join(waiting._replace(delivery=Delivery(call("u1", site="stopped"), P0, 0, -1)))
+    await settle()
+    lanes.join(waiting._replace(delivery=Delivery(call("u2", site="other"), P0, 1, -1)))
+    await settle()
+
+    assert [uid for uid, _ in other.in_flight] == ["u2"]
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_lanes_that_were_given_back_during_an_outage_are_not_remembered() -> None:
+    async with running(House()) as house:
+        house.sender.is_open = False
+        house.sender.close_gate()
+        for _ in range(20):  # rebalances, one after the other
+            for number in range(50):
+                house.join(f"u{number}", number)
+            await house.lanes.drain([P0], until_s=0.0)
+            house.lanes.forget([P0])
+
+        assert len(house.lanes._sites["main"].ready) <= 50
+
+
+async def test_a_call_that_is_held_after_its_partition_was_taken_is_forgotten_by_the_sender() -> None:
+    async with running(House()) as house:
+        late = house.join("u1", 0)
+        await settle()
+        late.ticket.is_void = True
+        house.sender.answer("u1", Later("ask", None))
+        await settle()
+
+        assert house.sender.forgotten == [late.delivery]

@@ -99,6 +99,7 @@ class _Site:
         self.wake = asyncio.Event()
         self.jobs = 0
         self.in_flight = 0
+        self.places = 0  # in flight, or kept for the attempt that waits for its permit
 
     def make_ready(self, lane: _Lane) -> None:
         lane.state = _State.READY
@@ -111,6 +112,10 @@ class _Site:
             if lane.jobs and lane.state is _State.READY:
                 return lane
         return None
+
+    def clear_ready(self) -> None:
+        """Forget lanes that are gone. While a site admits nobody nothing takes them, and outages can be long."""
+        self.ready = deque(lane for lane in self.ready if lane.jobs and lane.state is _State.READY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ class LaneStatistics:
 
 
 class Lanes:
-    """All users' queues, of all sites.
+    """All users' queues, of all sites. `max_in_flight` is over all of them, and at least one for each.
 
     `ended` is called once per job that ended, from the event loop; a job that was dropped is not reported.
     """
@@ -140,8 +145,7 @@ class Lanes:
         ended: Callable[[Job, Outcome], None],
     ) -> None:
         self._sites = {name: _Site(name, sender) for name, sender in senders.items()}
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
+        self._places = max(max_in_flight, len(self._sites))
         self._clock = clock
         self._ended = ended
         self._closing: set[TopicPartition] = set()
@@ -201,6 +205,7 @@ class Lanes:
         """Drop whatever is left of these partitions; an attempt in flight ends unheard."""
         for site in self._sites.values():
             self._drop_waiting(site, partitions, all_of_them=True)
+            site.clear_ready()
 
     @property
     def in_flight(self) -> int:
@@ -213,16 +218,16 @@ class Lanes:
 
     async def _dispatch(self, site: _Site, tasks: asyncio.TaskGroup) -> None:
         while True:
-            while not (site.ready and self._in_flight < self._max_in_flight):
+            while not (site.ready and self._has_place(site)):
                 site.wake.clear()
                 await site.wake.wait()
-            self._in_flight += 1  # reserved before the wait for a permit, so that no other site takes the place
+            site.places += 1  # kept before the wait for a permit, so that no other site takes it
             await self._running.wait()
             permit = await site.sender.admit()
             lane = site.take_ready() if self._running.is_set() else None
             if lane is None:
                 site.sender.give_back(permit)
-                self._slot_free()
+                self._leave_place(site)
                 continue
             lane.state = _State.IN_FLIGHT
             site.in_flight += 1
@@ -232,8 +237,10 @@ class Lanes:
         lane.released_early = False
         result = await site.sender.attempt(job.delivery, permit)
         site.in_flight -= 1
-        self._slot_free()
+        self._leave_place(site)
         if job.ticket.is_void:
+            if isinstance(result, Later) and result.wait_s is None:
+                site.sender.forget(job.delivery)
             self._pop(site, lane)
         elif isinstance(result, Outcome):
             self._pop(site, lane)
@@ -329,10 +336,19 @@ class Lanes:
     def _count(self, partitions: Collection[TopicPartition]) -> int:
         return sum(self._jobs_of.get(partition, 0) for partition in partitions)
 
-    def _slot_free(self) -> None:
-        self._in_flight -= 1
-        for site in self._sites.values():
-            site.wake.set()
+    def _has_place(self, site: _Site) -> bool:
+        """Return whether the site may start one more attempt. Of the places one is left for each site that has none.
+
+        Else a site that admits nobody, or one without a quota, could keep the others from ever making a call.
+        """
+        others = [other for other in self._sites.values() if other is not site]
+        kept = sum(max(1, other.places) for other in others)
+        return site.places + kept < self._places
+
+    def _leave_place(self, site: _Site) -> None:
+        site.places -= 1
+        for each in self._sites.values():
+            each.wake.set()
 
     async def _wait_changed(self, seconds: float) -> None:
         """Wait until a job ended, or for so long."""
