@@ -95,6 +95,12 @@ def position_of(consumer: AIOKafkaConsumer | None, partition: TopicPartition) ->
     return int(state.position) if state.has_valid_position else None
 
 
+async def partitions_by_topic(consumer: AIOKafkaConsumer) -> dict[str, frozenset[int]]:
+    """Return every topic that this login may describe; the library's own methods tell of names only."""
+    cluster = await consumer._client.fetch_all_metadata()
+    return {topic: frozenset(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
+
+
 async def abandon(consumer: AIOKafkaConsumer) -> None:
     """Close what a `stop` that hung has left open. The group learns of it by the session time-out."""
     coordinator = consumer._coordinator
