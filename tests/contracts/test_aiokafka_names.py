@@ -53,6 +53,7 @@ def test_the_version_is_the_one_whose_source_was_read():
         (GroupCoordinator.commit_offsets, ["self", "assignment", "offsets"]),
         (GroupCoordinator.fetch_committed_offsets, ["self", "partitions"]),
         (GroupCoordinator.request_rejoin, ["self"]),
+        (GroupCoordinator.check_errors, ["self"]),
     ],
 )
 def test_the_methods_that_are_wrapped_or_called_take_what_they_took(method, parameters):

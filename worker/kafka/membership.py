@@ -53,6 +53,10 @@ class Membership:
     def rejoin(self) -> None:
         self._coordinator.request_rejoin()
 
+    def raise_trouble(self) -> None:
+        """Raise what the coordinator met, if anything; it goes on after that."""
+        self._coordinator.check_errors()
+
     async def commit(self, positions: Mapping[TopicPartition, Position], *, limit_s: float) -> None:
         """Commit for any partition of the group's topics; the library's own method takes only assigned ones."""
         assignment = self._consumer._subscription.subscription.assignment

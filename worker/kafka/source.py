@@ -178,7 +178,7 @@ class KafkaSource:
         self._raise_failure()
         if not self._settled.is_set():
             await self._wait_settled(timeout_s)
-            return {}
+            return self._hear()
         consumer = self._started()
         wanted = [Theirs(*one) for one in partitions if one in self._owned and one not in self._lost]
         try:
@@ -197,6 +197,15 @@ class KafkaSource:
         finally:
             self._reading = None
         return {TopicPartition(*partition): records for partition, records in batches.items()}
+
+    def _hear(self) -> Mapping[TopicPartition, Sequence[Record]]:
+        """Raise what the group met between two assignments: it waits until somebody has heard it."""
+        try:
+            if self._membership is not None:
+                self._membership.raise_trouble()
+        except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
+            return self._survive(error)
+        return {}
 
     def _survive(self, error: Exception) -> Mapping[TopicPartition, Sequence[Record]]:
         """Go on after what passes by itself; raise SourceFailed for the rest."""
