@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -11,9 +12,12 @@ from types import MappingProxyType
 from typing import Annotated, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from worker.errors import Problem
+from worker.gigya.authorization import AnyCredentials, JwtCredentials, SecretCredentials
+from worker.gigya.private_key import read_private_key
 from worker.gigya.reasons import VerdictKind
 from worker.gigya.signing import Credentials, decode_secret
 
@@ -44,16 +48,42 @@ _PARENT_DOMAINS = (".gigya.com", ".sapcdm.cn", ".gigya-api.cn")
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class SignedAuth(BaseModel):
-    """Mode `signed`: each request carries a signature, the secret never leaves the process."""
+MODES = ("signed", "secret", "jwt")
+# What people call them elsewhere.
+_OTHER_NAMES = {"hmac": "signed", "oauth1": "signed", "sig": "signed", "rs256": "jwt", "bearer": "jwt", "rsa": "jwt"}
 
-    model_config = _FROZEN
 
-    mode: Literal["signed"] = Field(default="signed", description="How requests are authorized.")
+class AuthSettings(BaseModel):
+    """How requests to one site are authorized: a mode, a user key, and what that mode takes, no more."""
+
+    model_config = ConfigDict(**_FROZEN, validate_default=True)  # a key that the mode wants is missed here
+
+    mode: Literal["signed", "secret", "jwt"] = Field(
+        default="signed",
+        description="How requests are authorized: signed (HMAC; the secret stays here), secret (it goes along), "
+        "jwt (a bearer token, RS256). secret and jwt: HTTPS only.",
+    )
     user_key: Annotated[str, Field(min_length=1)] = Field(
         description="The user key or application key (Console > Admin > Applications)."
     )
-    secret: SecretStr = Field(description="Its secret: standard, padded base64.")
+    secret: SecretStr | None = Field(
+        default=None, description="Its secret, for modes signed and secret: standard, padded base64."
+    )
+    private_key: SecretStr | None = Field(
+        default=None, description="Its RSA private key (PEM), for mode jwt; or private_key_file in its place."
+    )
+    private_key_file: Path | None = Field(
+        default=None, description="A file with the private key; read again when its content changes."
+    )
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _is_a_mode(cls, value: object) -> object:
+        if not isinstance(value, str) or value in MODES:
+            return value
+        folded = value.strip().lower()
+        near = _OTHER_NAMES.get(folded) or next(iter(difflib.get_close_matches(folded, MODES, n=1)), "")
+        raise ValueError("must be signed, secret or jwt" + (f"; did you mean {near}?" if near else ""))
 
     @field_validator("user_key", mode="before")
     @classmethod
@@ -62,9 +92,43 @@ class SignedAuth(BaseModel):
 
     @field_validator("secret")
     @classmethod
-    def _decodes(cls, value: SecretStr) -> SecretStr:
+    def _is_the_secret_of_its_mode(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        mode = info.data.get("mode")
+        if value is None:
+            if mode in ("signed", "secret"):
+                raise PydanticKnownError("missing")
+            return None
+        if mode == "jwt":
+            raise ValueError("does not go with mode jwt, which takes a private key; remove it, or set mode: signed")
         decode_secret(value.get_secret_value())
         return value
+
+    @field_validator("private_key")
+    @classmethod
+    def _is_an_rsa_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
+        _check_mode_takes_a_key(info)
+        read_private_key(value.get_secret_value())
+        return value
+
+    @field_validator("private_key_file")
+    @classmethod
+    def _is_the_only_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None:
+            _check_mode_takes_a_key(info)
+        if info.data.get("mode") != "jwt" or "private_key" not in info.data:
+            return value
+        if value is None and info.data["private_key"] is None:
+            raise ValueError("is missing; mode jwt takes the private key from this file, or from private_key")
+        if value is not None and info.data["private_key"] is not None:
+            raise ValueError("and private_key are both set; keep one of them")
+        return value
+
+
+def _check_mode_takes_a_key(info: ValidationInfo) -> None:
+    if (mode := info.data.get("mode")) in ("signed", "secret"):
+        raise ValueError(f"does not go with mode {mode}, which takes a secret; remove it, or set mode: jwt")
 
 
 class SiteSettings(BaseModel):
@@ -82,7 +146,7 @@ class SiteSettings(BaseModel):
     )
     ca_file: Path | None = Field(default=None, description="CA certificates (PEM) to trust for base_url.")
     api_key: Annotated[str, Field(min_length=1)] = Field(description="The site's API key.")
-    auth: SignedAuth = Field(description="How requests are authorized.")
+    auth: AuthSettings = Field(description="How requests are authorized.")
     quota_per_s: Annotated[float, Field(gt=0, le=100_000, json_schema_extra={"unit": "requests per second"})] | None = (
         Field(default=50.0, description="Requests the site allows; null = no limit.")
     )
@@ -120,10 +184,31 @@ class SiteSettings(BaseModel):
             raise ValueError("ca_file is for base_url; Gigya's own certificates are trusted through the system")
         return self
 
-    def credentials(self) -> Credentials:
-        """Return what signs the site's requests."""
-        secret_key = decode_secret(self.auth.secret.get_secret_value())
-        return Credentials(api_key=self.api_key, user_key=self.auth.user_key, secret_key=secret_key)
+    @field_validator("auth")
+    @classmethod
+    def _is_safe_on_this_connection(cls, value: AuthSettings, info: ValidationInfo) -> AuthSettings:
+        base_url = info.data.get("base_url")
+        if value.mode != "signed" and isinstance(base_url, str) and base_url.startswith("http:"):
+            # On loopback, too: Gigya answers 403006 or 400001 to it, and whoever tests this way learns the wrong thing.
+            raise ValueError(
+                f"mode {value.mode} is for HTTPS only, on loopback too, and base_url is plain http; set base_url to "
+                "https, with ca_file where the certificate is your own, or mode: signed"
+            )
+        return value
+
+    def credentials(self, private_key: str | None = None) -> AnyCredentials:
+        """Return what authorizes the site's requests; `private_key` is the content of `auth.private_key_file`.
+
+        Raises ValueError as `read_private_key` does.
+        """
+        auth = self.auth
+        if auth.mode == "jwt":
+            pem = private_key if auth.private_key is None else auth.private_key.get_secret_value()
+            return JwtCredentials.of(self.api_key, auth.user_key, pem or "")
+        secret = auth.secret.get_secret_value() if auth.secret is not None else ""
+        if auth.mode == "secret":
+            return SecretCredentials(self.api_key, auth.user_key, secret.strip())
+        return Credentials(self.api_key, auth.user_key, decode_secret(secret))
 
 
 class Addressed(Protocol):
