@@ -196,6 +196,9 @@ class FakeSource:
     def assignment(self) -> frozenset[TopicPartition]:
         return self._owned
 
+    def partitions_of_group(self) -> Sequence[TopicPartition]:
+        return self._cluster.partitions(self.topics)
+
     def position(self, partition: TopicPartition) -> int:
         return self._positions[partition]
 

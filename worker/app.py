@@ -10,7 +10,7 @@ import random
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 
@@ -33,6 +33,7 @@ from worker.mapping.ruleset import RuleSet
 from worker.metrics import Metrics
 from worker.pipeline.engine import Ended, Engine
 from worker.pipeline.flood_guard import FloodGuard
+from worker.pipeline.group_quota import GroupQuota
 from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
@@ -79,8 +80,16 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
         )
         lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
         handler.queue = lanes
+        source = KafkaSource(settings.kafka, drain_s=settings.delivery.drain_s, clock=clock, accept_gap=accept_gap)
+        group_quota = GroupQuota(
+            quotas_per_s={name: site.quota_per_s for name, site in settings.sites.items()},
+            meters=senders,
+            commits=source,
+            clock=clock,
+            member=secrets.token_hex(6),
+        )
         engine = Engine(
-            source=KafkaSource(settings.kafka, drain_s=settings.delivery.drain_s, clock=clock, accept_gap=accept_gap),
+            source=source,
             handler=handler,
             lanes=lanes,
             offsets=offsets,
@@ -90,6 +99,7 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
             max_ahead=settings.delivery.max_ahead,
             drain_s=settings.delivery.drain_s,
             until_end=until_end,
+            notes=group_quota,
         )
         view = WorkerView(
             engine=engine,
@@ -104,22 +114,30 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
         )
         async with _admin(settings, view):
             log.info("worker.started", group=settings.kafka.group_id, topics=settings.kafka.topics, rules=rules.digest)
-            ended = await _run_until_told(engine, senders)
+            ended = await _run_until_told(engine, _beside(senders, group_quota))
         return _conclude(ended, engine, ledger, until_end=until_end)
 
 
-async def _run_until_told(engine: Engine, senders: Mapping[str, Sender]) -> Ended | None:
-    """Run the engine beside the senders' own work; None when a second signal cancelled it."""
+def _beside(senders: Mapping[str, Sender], group_quota: GroupQuota) -> dict[str, Coroutine[None, None, None]]:
+    """Return what runs as long as the engine does, by name."""
+    work: dict[str, Coroutine[None, None, None]] = {f"site-{name}": sender.run() for name, sender in senders.items()}
+    if group_quota.has_quotas:
+        work["group-quota"] = group_quota.run()
+    return work
+
+
+async def _run_until_told(engine: Engine, beside: Mapping[str, Coroutine[None, None, None]]) -> Ended | None:
+    """Run the engine and what runs beside it; None when a second signal cancelled it."""
     running = asyncio.create_task(engine.run(), name="engine")
-    asking = [asyncio.create_task(sender.run(), name=f"site-{name}") for name, sender in senders.items()]
+    others = [asyncio.create_task(work, name=name) for name, work in beside.items()]
     try:
         with _signals(first=engine.stop, second=running.cancel):
-            await asyncio.wait({running, *asking}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, *others}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                # A sender's own task ended, which it never does by itself: a bug. The engine must not go on half alive.
+                # One of the others ended, which none does by itself: a bug. The engine must not go on half alive.
                 engine.stop()
                 await asyncio.wait({running})
-            for task in asking:
+            for task in others:
                 if task.done():
                     task.result()
             return await running
@@ -128,7 +146,7 @@ async def _run_until_told(engine: Engine, senders: Mapping[str, Sender]) -> Ende
             raise
         return None
     finally:
-        everything: list[asyncio.Task[Ended] | asyncio.Task[None]] = [running, *asking]
+        everything: list[asyncio.Task[Ended] | asyncio.Task[None]] = [running, *others]
         for each in everything:
             each.cancel()
         await asyncio.gather(*everything, return_exceptions=True)

@@ -95,7 +95,7 @@ def test_a_late_finish_after_revocation_is_not_committed() -> None:
 def test_nothing_is_committed_twice() -> None:
     offsets, progress = assigned()
     progress.pass_to(3)
-    offsets.committed(offsets.due(), offsets.epochs())
+    offsets.committed(offsets.due(), "", offsets.epochs())
     assert offsets.due() == {}
 
 
@@ -105,10 +105,18 @@ def test_a_commit_confirmed_for_an_earlier_assignment_is_not_believed_for_this_o
     due, epochs = offsets.due(), offsets.epochs()
     offsets.forget({P0})
     offsets.assign({P0: 0})
-    offsets.committed(due, epochs)
+    offsets.committed(due, "", epochs)
     again = offsets.get(P0)
     assert again is not None
     assert again.committed == 0
+
+
+def test_changed_metadata_is_a_reason_to_commit_an_offset_that_has_not_moved() -> None:
+    offsets, _ = assigned(7)
+    assert offsets.due("a") == {P0: 7}
+    offsets.committed({P0: 7}, "a", offsets.epochs())
+    assert offsets.due("a") == {}
+    assert offsets.due("b") == {P0: 7}
 
 
 def test_a_record_is_finished_once_only() -> None:
@@ -152,7 +160,7 @@ def test_any_finishing_order_never_skips_unfinished_work(data: st.DataObject) ->
             for committed_partition, offset in due.items():
                 assert all(each >= offset for each in unfinished[committed_partition])
                 assert offset <= position[committed_partition]
-            offsets.committed(due, offsets.epochs())
+            offsets.committed(due, "", offsets.epochs())
     for partition in (P0, P1):
         for left in unfinished[partition].values():
             offsets.finish(left)

@@ -45,6 +45,10 @@ class Gate:
                 return self._take(now_s, waited=False, is_probe=self.state.trouble is not None)
         return await self._wait_in(self._calls)
 
+    @property
+    def has_calls_waiting(self) -> bool:
+        return bool(self._calls)
+
     async def admit_question(self) -> Permit:
         """Wait for a permit of the quota only: whether the site may be asked now is the caller's to know."""
         return await self._wait_in(self._questions)

@@ -108,6 +108,7 @@ class Sender:
             log=self._log,
         )
         self._in_flight = 0
+        self._requests_written = 0
         self._charges: list[tuple[Delivery, Charge]] = []  # since the last answer: an outage gives them back
         self._attempt_s = metrics.attempt_s.labels(site.name)
         self._attempts: dict[tuple[VerdictKind, str], Callable[[], None]] = {}
@@ -139,6 +140,16 @@ class Sender:
             quota=self._quota.state,
             clock_offset_s=self._site_clock.measured_s,
         )
+
+    @property
+    def requests_written(self) -> int:
+        """Return how many calls' requests were begun since the start."""
+        return self._requests_written
+
+    @property
+    def calls_at_the_gate(self) -> bool:
+        """Return whether a call waits for a permit now."""
+        return self._gate.has_calls_waiting
 
     async def run(self) -> None:
         """Ask the site when there is something to ask, until cancelled."""
@@ -226,6 +237,7 @@ class Sender:
             self._metrics.possible_duplicates.labels(self._site.name).inc()
             self._log.resent(attempt.delivery)
         attempt.is_written = True
+        self._requests_written += 1
         self._gate.written(attempt.permit)
         return True
 

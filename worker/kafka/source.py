@@ -224,6 +224,13 @@ class KafkaSource:
         """Return the partitions the owner was last told of, and has not given back."""
         return self._owned
 
+    def partitions_of_group(self) -> Sequence[TopicPartition]:
+        """Return every partition of the group's topics, ours or not; empty before the first assignment."""
+        if self._consumer is None:
+            return ()
+        known = ((topic, self._consumer.partitions_for_topic(topic) or ()) for topic in self._settings.topics)
+        return sorted(TopicPartition(topic, number) for topic, numbers in known for number in numbers)
+
     def position(self, partition: TopicPartition) -> int:
         """Return the offset that is read next: above markers and compacted records. KeyError for one never owned."""
         found = position_of(self._consumer, partition) if partition in self._owned else None

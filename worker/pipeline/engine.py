@@ -341,14 +341,15 @@ class Engine:
     async def _commit(self, partitions: Collection[TopicPartition] | None) -> None:
         """Commit what is due. What is due is asked for under the lock: two commits must not overtake each other."""
         async with self._commit_lock:
-            due = self._offsets.due(partitions)
+            metadata = self._notes.metadata if self._notes is not None else ""
+            due = self._offsets.due(metadata, partitions)
             if not due:
                 if partitions is None:
                     self.last_commit_error = ""  # what could not be committed is not ours any more
                 return
             epochs = self._offsets.epochs()
-            await self._source.commit({partition: Position(offset) for partition, offset in due.items()})
-            self._offsets.committed(due, epochs)
+            await self._source.commit({partition: Position(offset, metadata) for partition, offset in due.items()})
+            self._offsets.committed(due, metadata, epochs)
             self.last_commit_error = ""
             self._metrics.commits.labels("ok").inc()
 

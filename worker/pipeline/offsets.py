@@ -23,13 +23,14 @@ class PartitionProgress:
     that were really started are waited for.
     """
 
-    __slots__ = ("_order", "committed", "epoch", "is_closing", "partition", "position", "unfinished")
+    __slots__ = ("_order", "committed", "epoch", "is_closing", "metadata", "partition", "position", "unfinished")
 
     def __init__(self, partition: TopicPartition, epoch: int, position: int) -> None:
         self.partition = partition
         self.epoch = epoch
         self.position = position  # one above the highest offset taken: everything below is started or done
         self.committed = position  # what Kafka has, as far as we know
+        self.metadata = ""  # what our last commit said beside it
         self.is_closing = False  # revocation has begun: nothing more is taken
         self.unfinished: dict[int, Ticket] = {}
         # Offsets in the order they were started; the front may be finished already. Beside the dict, because finding
@@ -118,21 +119,24 @@ class Offsets:
         progress = self._partitions.get(ticket.partition)
         return progress is not None and progress.finish(ticket)
 
-    def due(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
-        """Return what should be committed: the watermark of each partition that moved since its last commit."""
+    def due(self, metadata: str = "", partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
+        """Return the watermark of each partition that moved, or whose metadata changed, since its last commit."""
         chosen = self._partitions.values() if partitions is None else self._owned(partitions)
         return {
             progress.partition: watermark
             for progress in chosen
-            if (watermark := progress.committable) > progress.committed
+            if (watermark := progress.committable) > progress.committed or metadata != progress.metadata
         }
 
-    def committed(self, offsets: Mapping[TopicPartition, int], epoch_of: Mapping[TopicPartition, int]) -> None:
+    def committed(
+        self, offsets: Mapping[TopicPartition, int], metadata: str, epoch_of: Mapping[TopicPartition, int]
+    ) -> None:
         """Note what Kafka confirmed, unless the partition has changed hands since."""
         for partition, offset in offsets.items():
             progress = self._partitions.get(partition)
             if progress is not None and progress.epoch == epoch_of.get(partition):
                 progress.committed = max(progress.committed, offset)
+                progress.metadata = metadata
 
     def epochs(self) -> dict[TopicPartition, int]:
         """Return which assignment each partition is held under."""
