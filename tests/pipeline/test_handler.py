@@ -240,3 +240,19 @@ async def test_the_record_that_trips_the_flood_guard_and_all_later_ones_stay_unf
     assert len(house.letters.written) == 5
     assert house.offsets.due() == {P0: 5}
     assert house.handler.flood is not None
+
+
+async def test_a_record_is_mapped_by_one_version_of_the_rules_and_its_letter_names_it() -> None:
+    house = House()
+    async with house.running():
+        house.take(b"broken", b"one")
+        house.handler.use_rules(TableMapper({}), "0ther")
+        house.take(b"broken", b"one", first=2)
+        house.handler.call_ended(house.queue.jobs[0], failed())
+        await settle()
+    assert {letter.record.offset: letter.rules_digest for letter in house.letters.written} == {
+        0: "d1g35t",
+        1: "d1g35t",
+        2: "0ther",
+    }
+    assert len(house.queue.jobs) == 1

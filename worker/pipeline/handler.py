@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 # Dead letters under way at once. The broker acknowledges in milliseconds; a flood is stopped by the guard, not here.
 LETTERS_IN_FLIGHT = 32
+# Enough of the rules' digest to tell two versions apart in a log line.
+DIGEST_DIGITS = 12
 # How many records are taken between two looks at the clock.
 LOOK_EVERY = 16
 
@@ -92,6 +94,16 @@ class Handler:
         self.held_bytes = 0  # of records started and not ended
         self.changed = asyncio.Event()  # a record ended: there may be room, or something to commit
         self.tripped = asyncio.Event()  # the flood guard holds the worker
+
+    def use_rules(self, mapper: Mapper, digest: str) -> None:
+        """Map by other rules from the next record on. Records that have started keep the calls they have."""
+        self._mapper = mapper
+        self._rules_digest = digest
+
+    @property
+    def rules_digest(self) -> str:
+        """Return which rules the next record is mapped by."""
+        return self._rules_digest
 
     def take(
         self, progress: PartitionProgress, records: Sequence[Record], begin: int, *, until_s: float, max_ahead: int
@@ -172,6 +184,7 @@ class Handler:
             started_s=self._clock.monotonic_s(),
             calls=calls,
             outcomes=[None] * len(calls),
+            rules_digest=self._rules_digest,
         )
         self._number += 1
         progress.start(ticket)
@@ -244,7 +257,7 @@ class Handler:
             site=site,
             first_s=now_s - (self._clock.monotonic_s() - ticket.started_s),
             last_s=now_s,
-            rules_digest=self._rules_digest,
+            rules_digest=ticket.rules_digest,
             code=code,
             rule=rule,
             parameter=parameter,
@@ -268,6 +281,7 @@ class Handler:
             "end": end.value,
             "reason": reason,
             "record": place(ticket.record),
+            "rules": ticket.rules_digest[:DIGEST_DIGITS],
             "seconds": round(self._clock.monotonic_s() - ticket.started_s, 4),
             "calls": [
                 self._call_facts(call, outcome)

@@ -31,6 +31,7 @@ class Ticket:
     started_s: float  # monotonic
     calls: tuple[Call, ...]
     outcomes: list[Outcome | None]
+    rules_digest: str = ""  # of the one version of the rules that mapped it
     error_reason: str = ""
     error_text: str = ""
     error_rule: str = ""
