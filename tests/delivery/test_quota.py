@@ -211,3 +211,19 @@ def test_a_smaller_share_takes_effect_for_the_next_permit() -> None:
     assert quota.due_s(0.001) >= 0.49
     quota.set_quota(100.0, 0.002)
     assert quota.due_s(0.011) <= 0.011
+
+
+def test_a_permit_that_is_given_back_while_the_days_limit_is_reached_costs_no_long_hold() -> None:
+    quota, now_s = Quota(50.0, 0.0), 0.0
+    while quota.state is not QuotaState.EXHAUSTED:
+        now_s = max(now_s, quota.due_s(now_s))
+        serial = quota.take(now_s, waited=True)
+        quota.written(serial, now_s)
+        quota.throttled(serial, now_s + 0.05)
+    now_s = quota.due_s(now_s)
+    for _ in range(100):  # stale calls: each takes a permit and needs none
+        quota.give_back(quota.take(now_s, waited=True))
+    assert quota.due_s(now_s) <= now_s
+    serial = quota.take(now_s, waited=True)
+    quota.written(serial, now_s)
+    assert quota.due_s(now_s) > now_s + 50.0

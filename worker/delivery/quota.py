@@ -79,6 +79,7 @@ class Quota:
         self._slot_s = now_s
         self._last_s = -math.inf
         self._hold_until_s = -math.inf
+        self._long_hold: tuple[int, float] = (0, -math.inf)  # the permit that began it, and the hold before it
         self._serial = 0
         self._written: deque[float] = deque()  # when requests were written, ascending
         self._pending: dict[int, float] = {}  # permits not reported yet -> when they were taken, ascending
@@ -122,6 +123,7 @@ class Quota:
         self._slot_s = start_s + 1.0 / (self._rate * _PACE)
         self._pending[self._serial] = now_s
         if self.state is QuotaState.EXHAUSTED:
+            self._long_hold = self._serial, self._hold_until_s
             self._hold_until_s = now_s + self._long_hold_s()  # one permit a hold, until one is accepted
         return self._serial
 
@@ -139,6 +141,8 @@ class Quota:
         """Return an unused permit: the next one may be taken when this one could."""
         if self._pending.pop(serial, None) is not None and self._rate is not None:
             self._slot_s -= 1.0 / (self._rate * _PACE)
+            if serial == self._long_hold[0]:
+                self._hold_until_s = self._long_hold[1]  # nothing was asked of the site: the next one may ask now
 
     def throttled(self, serial: int, now_s: float, retry_after_s: float | None = None) -> None:
         """Note a 403048 for this permit: the rate goes down by a factor, once for all that were in flight together."""
