@@ -37,6 +37,8 @@ HOMES = {
     "uvloop": {"cli", "app.py"},
     "pydantic_settings": {"settings/tree.py"},
     "prometheus_client": {"metrics.py"},
+    "jwt": {"gigya/authorization.py"},
+    "cryptography": {"gigya/authorization.py", "gigya/private_key.py"},
 }
 
 

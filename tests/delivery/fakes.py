@@ -40,6 +40,7 @@ class Request:
     method: str
     params: Mapping[str, str]
     at_s: float
+    authorization: str = ""
 
     @property
     def uid(self) -> str:
@@ -55,8 +56,11 @@ class ScriptedTransport:
         self.latency_s = 0.0
         self._clock = clock
 
-    async def post(self, url: str, body: bytes, *, before_write: Callable[[], bool] | None = None) -> Answer:
-        request = Request(url.rsplit("/", 1)[-1], dict(parse_qsl(body.decode())), self._clock.monotonic_s())
+    async def post(
+        self, url: str, body: bytes, *, authorization: str = "", before_write: Callable[[], bool] | None = None
+    ) -> Answer:
+        params = dict(parse_qsl(body.decode()))
+        request = Request(url.rsplit("/", 1)[-1], params, self._clock.monotonic_s(), authorization)
         answer = self.answer(request)
         if isinstance(answer, NoReply) and not answer.may_have_arrived:
             return answer

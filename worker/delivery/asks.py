@@ -89,9 +89,14 @@ class Asks(Generic[HeldCall]):
         self._asking = True
         return self.tick()
 
-    def question_ended(self, answer: SiteAnswer, now_s: float) -> None:
-        """Note the end of a question: an empty answer puts the next one off, longer and longer."""
+    def question_ended(self, answer: SiteAnswer | None, now_s: float) -> None:
+        """Note the end of a question: an empty answer puts the next one off, longer and longer.
+
+        None: the question has become void, and may be put again at once.
+        """
         self._asking = False
+        if answer is None:
+            return
         if answer in (SiteAnswer.ACCEPTED, SiteAnswer.REFUSED):
             self._troubled_since_s = math.inf
             self._not_before_s = -math.inf

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from worker.delivery.gate import Permit
 from worker.delivery.schedule import Budget
+from worker.delivery.signer import Request
 from worker.gigya.calls import Call
 from worker.model import Outcome, TopicPartition
 
@@ -42,8 +43,7 @@ class Attempt:
     generation: int  # of `SiteClock`: which correction its timestamp has
     started_s: float  # monotonic
     started_unix_s: float
-    url: str
-    body: bytes
+    request: Request
     is_written: bool = False
     is_withdrawn: bool = False  # not sent after all: `may_write` said no
 

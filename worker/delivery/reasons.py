@@ -14,6 +14,7 @@ UNDECIDED = "undecided"
 CLOCK_REFUSED = "clock_refused"
 OUTAGE = "outage"
 STOPPED = "stopped"
+KEY_ROTATED = "key_rotated"
 
 _ROWS = (
     ReasonRow(
@@ -59,6 +60,12 @@ _ROWS = (
         VerdictKind.STOP,
         "The site is stopped: it refuses us until somebody acts. Calls wait; nothing is lost.",
         "See the site's reason and remedy in /readyz.",
+    ),
+    ReasonRow(
+        KEY_ROTATED,
+        VerdictKind.RESIGN,
+        "Gigya refused a request that was under way while the site's key was rotated: it carried the old one.",
+        "Nothing to do: it is sent again at once, with the new key.",
     ),
 )
 

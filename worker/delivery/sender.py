@@ -37,8 +37,8 @@ from worker.delivery.site_log import SiteLog
 from worker.delivery.site_state import Probe, SiteState, State
 from worker.delivery.standing import Standing
 from worker.delivery.transport import Transport
+from worker.gigya.authorization import AnyCredentials
 from worker.gigya.replies import NoReply, Reply, Verdict, VerdictKind, classify, provider_results, safe_text
-from worker.gigya.signing import Credentials
 from worker.gigya.sites import Site
 from worker.metrics import Metrics
 from worker.model import Outcome, OutcomeKind
@@ -71,7 +71,7 @@ class Sender:
         self,
         *,
         site: Site,
-        credentials: Credentials,
+        credentials: AnyCredentials,
         settings: DeliverySettings,
         transport: Transport,
         clock: Clock,
@@ -164,6 +164,14 @@ class Sender:
         """Open the site because an operator says so."""
         self._standing.resume()
 
+    def rotate(self, credentials: AnyCredentials) -> None:
+        """Use these credentials from the next attempt on; what is in flight keeps its own.
+
+        A site that is stopped, and calls that are held, are asked about at once.
+        """
+        self._signer.rotate(credentials)
+        self._standing.rotated()
+
     async def admit(self) -> Permit:
         """Wait until one attempt may start. Cancelling it loses no permit."""
         return await self._gate.admit_call()
@@ -185,8 +193,12 @@ class Sender:
         attempt = self._begin(delivery, permit)
         self._in_flight += 1
         try:
+            request = attempt.request
             answer = await self._transport.post(
-                attempt.url, attempt.body, before_write=partial(self._about_to_write, attempt)
+                request.url,
+                request.body,
+                authorization=request.authorization,
+                before_write=partial(self._about_to_write, attempt),
             )
             return self._judge(attempt, answer)
         finally:
@@ -215,7 +227,7 @@ class Sender:
 
     def _begin(self, delivery: Delivery, permit: Permit) -> Attempt:
         params = delivery.params if delivery.params is not None else delivery.call.params
-        url, body = self._signer.sign(delivery.call.method, params)
+        request = self._signer.sign(delivery.call.method, params)
         delivery.attempts += 1
         return Attempt(
             delivery=delivery,
@@ -224,8 +236,7 @@ class Sender:
             generation=self._site_clock.generation,
             started_s=self._clock.monotonic_s(),
             started_unix_s=self._clock.now_s(),
-            url=url,
-            body=body,
+            request=request,
         )
 
     def _about_to_write(self, attempt: Attempt) -> bool:
@@ -248,12 +259,16 @@ class Sender:
             return Later("not_sent", _WITHDRAWN_WAIT_S)
         verdict = classify(answer, self._site.verdicts)
         self._note(attempt, answer, verdict)
+        is_outdated = self._signer.is_outdated(attempt.request)
+        if is_outdated and verdict.kind in (VerdictKind.STOP, VerdictKind.ASK):
+            return Later(reasons.KEY_ROTATED, 0.0)  # may be about the old key: the new one is to be heard
         if attempt.permit.probe:
             self._standing.probe_taken(attempt, verdict)
         delivery = attempt.delivery
         match verdict.kind:
             case VerdictKind.OK:
-                self._standing.succeeded(attempt)
+                if not is_outdated:  # that the old key was accepted proves nothing for the new one
+                    self._standing.succeeded(attempt)
                 return self._accepted(attempt, verdict, answer)
             case VerdictKind.CAPPED:
                 return self._ended(delivery, _outcome(delivery, OutcomeKind.CAPPED, verdict.reason, verdict, answer))

@@ -59,6 +59,7 @@ class SiteState:
         self._silent_uids: set[str] = set()  # users without an answer, in a row
         self._probe_out = False
         self._probe_at_s = math.inf
+        self._is_hurried = False  # the probe that is out knows nothing of what has changed since: another at once
 
     @property
     def state(self) -> State:
@@ -81,7 +82,13 @@ class SiteState:
         """Note that the probe is over; if it did not end the trouble, the next one follows after a pause."""
         self._probe_out = False
         if self.trouble is not None:
-            self._probe_at_s = now_s + self._pause_s(self.trouble, now_s)
+            self._probe_at_s = now_s if self._is_hurried else now_s + self._pause_s(self.trouble, now_s)
+        self._is_hurried = False
+
+    def hurry(self, now_s: float) -> None:
+        """Let the next probe go out at once: something has changed."""
+        self._probe_at_s = now_s
+        self._is_hurried = self._probe_out
 
     def probe_returned(self) -> None:
         """Note that the permit of a probe was not used: the next in line may be the probe."""

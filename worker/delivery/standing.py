@@ -18,7 +18,7 @@ from worker.delivery.deliveries import Attempt, Delivery
 from worker.delivery.gate import Gate, Permit
 from worker.delivery.quota import QuotaState
 from worker.delivery.schedule import DeliverySettings
-from worker.delivery.signer import Signer, base_strings_differ_at
+from worker.delivery.signer import Request, Signer, base_strings_differ_at
 from worker.delivery.site_log import SiteLog
 from worker.delivery.site_state import Probe, State, Trouble
 from worker.delivery.transport import Transport
@@ -114,7 +114,7 @@ class Standing:
         Its `refusal` is the end it will have if it is the call.
         """
         delivery = attempt.delivery
-        differs_at = base_strings_differ_at(attempt.url, attempt.body, answer) if isinstance(answer, Reply) else None
+        differs_at = base_strings_differ_at(attempt.request, answer) if isinstance(answer, Reply) else None
         self.asks.hold(delivery, delivery.call.uid, self._clock.monotonic_s(), accepted_in=delivery.accepted_in)
         self._log.held(attempt, verdict, in_flight=in_flight, differs_at=differs_at)
         self._watch_limit()
@@ -161,6 +161,15 @@ class Standing:
         """Open the site because an operator says so; if it still refuses us, the next answer stops it again."""
         if (trouble := self._state.trouble) is not None:
             self._open(trouble, by="resume", tick=0, uid=None)
+
+    def rotated(self) -> None:
+        """Note that the credentials were exchanged: what the site said of the old ones is void; it is asked anew."""
+        now_s = self._clock.monotonic_s()
+        self.asks.void()
+        self.asks.restart(now_s)
+        if self._state.trouble is not None and self._state.trouble.state is State.STOPPED:
+            self._state.hurry(now_s)
+        self._moved()
 
     # --- asking the site ----------------------------------------------------------------------------------------
 
@@ -213,17 +222,18 @@ class Standing:
             self._state.probe_started()
         tick = self.asks.question_started()
         answer: Reply | NoReply = NoReply("not_sent", may_have_arrived=False)
+        request = self._signer.sign(GET_ACTION_CONFIG, {})
         try:
-            answer = await self._request(permit)
+            answer = await self._post(request, permit)
         finally:
             verdict = classify(answer, self._site.verdicts)
-            site_answer = _site_answer(verdict)
+            site_answer = None if self._signer.is_outdated(request) else _site_answer(verdict)
             self.asks.question_ended(site_answer, self._clock.monotonic_s())
             if is_probe:
                 self._state.probe_ended(self._clock.monotonic_s())
         self._heard(site_answer, verdict, answer, tick, permit)
 
-    async def _request(self, permit: Permit) -> Reply | NoReply:
+    async def _post(self, request: Request, permit: Permit) -> Reply | NoReply:
         written = False
 
         def before_write() -> bool:
@@ -234,9 +244,10 @@ class Standing:
 
         generation = self._signer.site_clock.generation
         sent_s = self._clock.now_s()
-        url, body = self._signer.sign(GET_ACTION_CONFIG, {})
         try:
-            answer = await self._transport.post(url, body, before_write=before_write)
+            answer = await self._transport.post(
+                request.url, request.body, authorization=request.authorization, before_write=before_write
+            )
         finally:
             self._gate.ended(permit, was_written=written)
         if isinstance(answer, Reply) and answer.server_time_s is not None:
@@ -246,10 +257,11 @@ class Standing:
         return answer
 
     def _heard(
-        self, site_answer: SiteAnswer, verdict: Verdict, answer: Reply | NoReply, tick: int, permit: Permit
+        self, site_answer: SiteAnswer | None, verdict: Verdict, answer: Reply | NoReply, tick: int, permit: Permit
     ) -> None:
-        self._last_answer = site_answer
-        self._metrics.probes.labels(self._site.name, site_answer.value).inc()
+        """Note what the site said to a question; None: it was put with a key that is not in use any more."""
+        self._last_answer = site_answer or SiteAnswer.UNKNOWN
+        self._metrics.probes.labels(self._site.name, self._last_answer.value).inc()
         if verdict.kind is VerdictKind.THROTTLED and isinstance(answer, Reply):
             self._gate.quota.throttled(permit.serial, self._clock.monotonic_s(), answer.retry_after_s)
             self._metrics.throttled.labels(self._site.name).inc()

@@ -32,9 +32,12 @@ _LARGEST_BODY_BYTES = 4 * 1024 * 1024
 class Transport(Protocol):
     """Makes one request. Called by `Sender`, many at a time from one event loop."""
 
-    async def post(self, url: str, body: bytes, *, before_write: Callable[[], bool] | None = None) -> Reply | NoReply:
+    async def post(
+        self, url: str, body: bytes, *, authorization: str = "", before_write: Callable[[], bool] | None = None
+    ) -> Reply | NoReply:
         """POST an urlencoded body; return what came back, or that nothing did. Ends within the attempt's time-out.
 
+        `authorization` is the header of that name; without one none is sent.
         `before_write` is called at most once, synchronously, when the connection is in hand and just before the first
         byte is written; False means that it must not be, and `NoReply("not_sent", may_have_arrived=False)` returns.
         If it was not called, nothing was written. Raises nothing but cancellation.
@@ -59,13 +62,16 @@ class HttpTransport:
         self._session = _session(connect_timeout_s, attempt_timeout_s, max_connections, ca_file)
         self._urls: dict[str, URL] = {}
 
-    async def post(self, url: str, body: bytes, *, before_write: Callable[[], bool] | None = None) -> Reply | NoReply:
+    async def post(
+        self, url: str, body: bytes, *, authorization: str = "", before_write: Callable[[], bool] | None = None
+    ) -> Reply | NoReply:
         form = _Form(body, before_write)
         target = self._urls.get(url)
         if target is None:
             target = self._urls[url] = URL(url)
         try:
-            async with self._session.post(target, data=form, allow_redirects=False) as response:
+            headers = {"Authorization": authorization} if authorization else None
+            async with self._session.post(target, data=form, headers=headers, allow_redirects=False) as response:
                 content = await _read(response)
                 return parse_reply(response.status, response.headers, content, self._clock.now_s())
         except _TooLarge:
