@@ -87,6 +87,22 @@ def test_a_known_secret_is_hidden_wherever_it_shows_up(out: io.BytesIO, value: o
     assert b"s3cr3t" not in out.getvalue()
 
 
+def test_a_hidden_key_is_found_at_any_depth_also_after_lines_that_held_none(out: io.BytesIO) -> None:
+    log = structlog.get_logger("x")
+    log.info("a.b", calls=[{"rule": "r", "more": ({"depth": 1},)}])
+    log.info("a.b", calls=[{"rule": "r", "more": ({"depth": 1, "user_uid": "visible"},)}])
+    assert b"visible" not in out.getvalue()
+    assert lines(out)[0]["calls"] == [{"rule": "r", "more": [{"depth": 1}]}]
+    assert lines(out)[1]["calls"] == [{"rule": "r", "more": [{"depth": 1, "user_uid": "***"}]}]
+
+
+def test_a_secret_that_json_escapes_is_hidden(time: Time) -> None:
+    stream = io.BytesIO()
+    logs.configure(secrets=['s3cr3t"\\with\nescapes'], stream=stream, now_s=time, monotonic_s=time)
+    structlog.get_logger("x").info("a.b", text='login with s3cr3t"\\with\nescapes')
+    assert b"s3cr3t" not in stream.getvalue()
+
+
 def test_bytes_and_unknown_objects_are_named_not_shown(out: io.BytesIO) -> None:
     class Call:
         def __repr__(self) -> str:
