@@ -5,7 +5,8 @@
         worker = journey.start("first")
         ...
 
-A journey that ends well has also shown that no log of its workers holds a UID, a key, a payload or a secret.
+A journey that ends well has also shown that no log and no admin answer of its workers holds a UID, a key, a payload or
+a secret.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class Journey:
         """Wait until Gigya has executed so many calls, repetitions included."""
 
         async def is_enough() -> bool:
+            self.check_workers()
             return await self.gigya.executed_count() >= count
 
         await until(f"{count} calls are executed", is_enough, limit_s=limit_s)
@@ -146,6 +148,7 @@ class Journey:
         ends = {partition: end for partition, end in (await self.broker.ends(self.topic)).items() if end}
 
         async def is_committed() -> bool:
+            self.check_workers()
             committed = await self.broker.committed(self.group)
             return all(committed.get(partition) == end for partition, end in ends.items())
 
@@ -154,16 +157,21 @@ class Journey:
     async def dead_letters(self) -> list[Stored]:
         return await self.broker.stored(self.dead_topic)
 
+    def check_workers(self) -> None:
+        """Fail at once if a worker has ended of a bug or a refusal, instead of waiting for what it will not do."""
+        for worker in self.workers:
+            assert worker.exit_code not in (1, 70), f"{worker.name} ended with {worker.exit_code}:\n{worker.tail(40)}"
+
     @property
     def expected(self) -> set[tuple[str, ...]]:
         return expected_calls(self.appended)
 
     def check_logs(self) -> None:
-        """Fail if anything the workers wrote holds what must not be read."""
+        """Fail if anything the workers wrote, or answered on their admin ports, holds what must not be read."""
         secret = self.gigya.site["secret"]
         words = words_to_hide(self.appended, {secret, quote(secret, "~"), self.gigya.site["user_key"]})
         for worker in self.workers:
-            for file in (worker.log_file, worker.out_file):
+            for file in (worker.log_file, worker.out_file, worker.admin_file):
                 leaked = found_in(file.read_bytes(), words)
                 assert not leaked, f"{file} holds {leaked[:5]}"
 

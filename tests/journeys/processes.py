@@ -63,6 +63,8 @@ class WorkerProcess:
         self.admin_port = admin_port
         self.log_file = folder / f"{name}.log"
         self.out_file = folder / f"{name}.out"
+        self.admin_file = folder / f"{name}.admin"  # everything its admin port has answered
+        self.admin_file.touch()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WORKER_")}
         with self.log_file.open("wb") as log, self.out_file.open("wb") as out:
             self._process = subprocess.Popen(
@@ -80,8 +82,12 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        return self.exit_code is None
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -135,7 +141,10 @@ class WorkerProcess:
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
                 session.get(f"http://{HOST}:{self.admin_port}{path}") as response,
             ):
-                return response.status, await response.text()
+                text = await response.text()
+                with self.admin_file.open("a") as kept:
+                    kept.write(text)
+                return response.status, text
         except aiohttp.ClientConnectionError:
             return 0, ""
 

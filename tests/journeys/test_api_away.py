@@ -6,7 +6,9 @@ JOURNEY_OUTAGE_S and JOURNEY_REVOKED_S make the trouble as long as wanted (defau
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import time
 
 import pytest
@@ -26,10 +28,10 @@ MAY_GROW_BYTES = 8 * 1024 * 1024
 
 
 @pytest.mark.timeout(120 + REVOKED_S)
-@pytest.mark.parametrize(("code", "revoked_s"), [(403003, REVOKED_S), (403005, min(REVOKED_S, 4.0))])
+@pytest.mark.parametrize(("code", "revoked_s"), [(403003, REVOKED_S), (403005, 4.0)])
 async def test_a_revoked_secret_loses_nothing_and_is_explained_and_overcome(begin: Begin, code: int, revoked_s: float):
     async with begin(partitions=4, gigya={"latency": {"ms": 200}}) as journey:
-        await journey.append(stream(code, count=3_000, users=300, share_matching=0.5, share_bad=0.0))
+        await journey.append(stream(code, count=2_000, users=300, share_matching=0.5, share_bad=0.0))
         worker = journey.start("worker", delivery={"max_in_flight": IN_FLIGHT})
         await journey.executed_at_least(200)
         await until("enough calls are in flight", lambda: journey.has_in_flight(IN_FLIGHT), every_s=0.01)
@@ -56,13 +58,14 @@ async def test_a_revoked_secret_loses_nothing_and_is_explained_and_overcome(begi
 @pytest.mark.timeout(120 + OUTAGE_S)
 async def test_an_outage_loses_nothing_and_memory_stays_flat(begin: Begin):
     async with begin(partitions=4, gigya={"latency": {"ms": 20}}) as journey:
-        await journey.append(stream(60, count=20_000, users=500, share_matching=0.25, share_bad=0.0, size_bytes=1000))
+        await journey.append(stream(60, count=14_000, users=500, share_matching=0.25, share_bad=0.0, size_bytes=1000))
         worker = journey.start("worker", delivery={"max_in_flight": IN_FLIGHT, "max_ahead": 1_000})
         await journey.executed_at_least(200)
         await journey.gigya.control("POST", "outage", {})
         part = await troubled_site(worker)
         assert part["state"] == "outage"
         assert part["remedy"]
+        await status_names_the_blockers(worker)
         before, after = await memory_during(worker, OUTAGE_S)
         tell(f"resident memory: {before / 1e6:.1f} MB at the start of the outage, {after / 1e6:.1f} MB at its end")
         assert after - before < MAY_GROW_BYTES
@@ -85,6 +88,15 @@ async def troubled_site(worker: WorkerProcess) -> dict[str, str]:
     found = await until("readyz tells of the trouble", in_trouble, limit_s=15)
     assert isinstance(found, dict)
     return found
+
+
+async def status_names_the_blockers(worker: WorkerProcess) -> None:
+    """A blocker is named by its place and a mark of its user; the journey's end looks for UIDs in this answer, too."""
+    status, text = await worker.get("/status")
+    assert status == 200
+    blockers = [partition["blocker"] for partition in json.loads(text)["partitions"] if "blocker" in partition]
+    assert blockers
+    assert all(re.fullmatch(r"[0-9a-f]{12}", blocker["user"]) for blocker in blockers), blockers
 
 
 async def memory_during(worker: WorkerProcess, seconds: float) -> tuple[int, int]:
