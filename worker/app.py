@@ -19,12 +19,12 @@ import structlog
 from worker import logs
 from worker.admin import AdminServer
 from worker.clock import SystemClock
-from worker.codecs import json as json_codec
 from worker.deadletters.record import worker_version
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.sender import Sender
 from worker.delivery.transport import HttpTransport
 from worker.exits import CANCELLED, ENDED_EARLY, OK, UNBALANCED
+from worker.gigya.authorization import AnyCredentials, mark_key
 from worker.gigya.sites import Site
 from worker.kafka.client import KafkaProducer, check_cluster
 from worker.kafka.source import KafkaSource
@@ -38,7 +38,9 @@ from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets
-from worker.settings.tree import Settings
+from worker.settings.rotation import KeyWatch
+from worker.settings.site_files import credentials_of
+from worker.settings.tree import Loaded, Settings
 from worker.status import WorkerView
 
 log = structlog.get_logger(__name__)
@@ -47,27 +49,33 @@ log = structlog.get_logger(__name__)
 MARKS = 20_000
 
 
-async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, accept_gap: bool = False) -> int:
+async def run(
+    loaded: Loaded,
+    rules: RuleSet,
+    *,
+    until_end: bool = False,
+    accept_gap: bool = False,
+    reread: Callable[[], Loaded] | None = None,
+) -> int:
     """Run the worker until it is told to stop, or to the ends seen at start; return the exit code.
 
+    `reread` reads the settings again: with it, keys can be rotated while the worker runs.
     Raises StartFailed when something outside is missing; nothing has been consumed then.
     """
+    settings = loaded.settings
     await check_cluster(settings.kafka)
     clock = SystemClock()
     metrics = Metrics()
-    marks = _user_marks(settings)
-    async with _senders(settings, clock, metrics, marks) as senders, _producer(settings) as producer:
-        letters = DeadLetterWriter(
-            topic=settings.kafka.dead_letter_topic,
-            producer=producer,
-            clock=clock,
-            rng=random.Random(),
-            metrics=metrics,
-        )
+    credentials = {name: credentials_of(site) for name, site in settings.sites.items()}
+    marks = _user_marks(credentials)
+    watch = KeyWatch(loaded, credentials, reread, clock=clock, metrics=metrics) if reread is not None else None
+    async with _senders(settings, credentials, clock, metrics, marks) as senders, _producer(settings) as producer:
+        letters = _letters(settings, producer, clock, metrics)
         offsets, ledger = Offsets(), Ledger()
+        mapper = Mapper(rules)
         handler = Handler(
-            decode=json_codec.decode,
-            mapper=Mapper(rules),
+            decode=mapper.decode,
+            mapper=mapper,
             rules_digest=rules.digest,
             letters=letters,
             offsets=offsets,
@@ -81,13 +89,7 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
         lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
         handler.queue = lanes
         source = KafkaSource(settings.kafka, drain_s=settings.delivery.drain_s, clock=clock, accept_gap=accept_gap)
-        group_quota = GroupQuota(
-            quotas_per_s={name: site.quota_per_s for name, site in settings.sites.items()},
-            meters=senders,
-            commits=source,
-            clock=clock,
-            member=secrets.token_hex(6),
-        )
+        group_quota = _group_quota(settings, senders, source, clock)
         engine = Engine(
             source=source,
             handler=handler,
@@ -114,24 +116,44 @@ async def run(settings: Settings, rules: RuleSet, *, until_end: bool = False, ac
         )
         async with _admin(settings, view):
             log.info("worker.started", group=settings.kafka.group_id, topics=settings.kafka.topics, rules=rules.digest)
-            ended = await _run_until_told(engine, _beside(senders, group_quota))
+            beside = _beside(senders, group_quota, watch)
+            ended = await _run_until_told(engine, beside, hangup=watch.look_now if watch is not None else None)
         return _conclude(ended, engine, ledger, until_end=until_end)
 
 
-def _beside(senders: Mapping[str, Sender], group_quota: GroupQuota) -> dict[str, Coroutine[None, None, None]]:
+def _letters(settings: Settings, producer: KafkaProducer, clock: SystemClock, metrics: Metrics) -> DeadLetterWriter:
+    topic = settings.kafka.dead_letter_topic
+    return DeadLetterWriter(topic=topic, producer=producer, clock=clock, rng=random.Random(), metrics=metrics)
+
+
+def _group_quota(
+    settings: Settings, senders: Mapping[str, Sender], source: KafkaSource, clock: SystemClock
+) -> GroupQuota:
+    quotas_per_s = {name: site.quota_per_s for name, site in settings.sites.items()}
+    member = secrets.token_hex(6)
+    return GroupQuota(quotas_per_s=quotas_per_s, meters=senders, commits=source, clock=clock, member=member)
+
+
+def _beside(
+    senders: Mapping[str, Sender], group_quota: GroupQuota, watch: KeyWatch | None
+) -> dict[str, Coroutine[None, None, None]]:
     """Return what runs as long as the engine does, by name."""
     work: dict[str, Coroutine[None, None, None]] = {f"site-{name}": sender.run() for name, sender in senders.items()}
     if group_quota.has_quotas:
         work["group-quota"] = group_quota.run()
+    if watch is not None:
+        work["key-watch"] = watch.run(senders)
     return work
 
 
-async def _run_until_told(engine: Engine, beside: Mapping[str, Coroutine[None, None, None]]) -> Ended | None:
+async def _run_until_told(
+    engine: Engine, beside: Mapping[str, Coroutine[None, None, None]], *, hangup: Callable[[], None] | None
+) -> Ended | None:
     """Run the engine and what runs beside it; None when a second signal cancelled it."""
     running = asyncio.create_task(engine.run(), name="engine")
     others = [asyncio.create_task(work, name=name) for name, work in beside.items()]
     try:
-        with _signals(first=engine.stop, second=running.cancel):
+        with _signals(first=engine.stop, second=running.cancel, hangup=hangup):
             await asyncio.wait({running, *others}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 # One of the others ended, which none does by itself: a bug. The engine must not go on half alive.
@@ -171,7 +193,11 @@ def _conclude(ended: Ended | None, engine: Engine, ledger: Ledger, *, until_end:
 
 @asynccontextmanager
 async def _senders(
-    settings: Settings, clock: SystemClock, metrics: Metrics, marks: Callable[[str, str], str]
+    settings: Settings,
+    credentials: Mapping[str, AnyCredentials],
+    clock: SystemClock,
+    metrics: Metrics,
+    marks: Callable[[str, str], str],
 ) -> AsyncIterator[dict[str, Sender]]:
     """Open one sender and its pool of connections per site; close the pools at the end."""
     delivery = settings.delivery
@@ -189,7 +215,7 @@ async def _senders(
             pools.push_async_callback(transport.close)
             senders[name] = Sender(
                 site=site,
-                credentials=site_settings.credentials(),
+                credentials=credentials[name],
                 settings=delivery,
                 transport=transport,
                 clock=clock,
@@ -222,8 +248,10 @@ async def _admin(settings: Settings, view: WorkerView) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _signals(*, first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
-    """Let the first SIGTERM or SIGINT drain and the second one cancel; restore what was there before."""
+def _signals(
+    *, first: Callable[[], object], second: Callable[[], object], hangup: Callable[[], None] | None
+) -> Iterator[None]:
+    """Let the first SIGTERM or SIGINT drain, the second one cancel, and SIGHUP read keys again; restore at the end."""
     loop = asyncio.get_running_loop()
     has_come = False
 
@@ -239,22 +267,26 @@ def _signals(*, first: Callable[[], object], second: Callable[[], object]) -> It
 
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, heard, each.name)
+    handled = [signal.SIGTERM, signal.SIGINT]
+    if hangup is not None and hasattr(signal, "SIGHUP"):  # Windows has none
+        loop.add_signal_handler(signal.SIGHUP, hangup)
+        handled.append(signal.SIGHUP)
     try:
         yield
     finally:
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in handled:
             loop.remove_signal_handler(each)
 
 
-def _user_marks(settings: Settings) -> Callable[[str, str], str]:
+def _user_marks(credentials: Mapping[str, AnyCredentials]) -> Callable[[str, str], str]:
     """Return site and UID -> the mark that stands for the user in logs.
 
-    Keyed by the site's secret, so that it is the same after a restart and in every member of a group, and nobody
-    without the secret can test a guess.
+    Keyed by the site's secret or private key, so that it is the same after a restart and in every member of a group,
+    and nobody without that can test a guess. A rotated key changes the marks with the next start only.
     """
     keys = {
-        name: hmac.digest(site.credentials().secret_key, b"gigya-worker user mark", hashlib.sha256)
-        for name, site in settings.sites.items()
+        name: hmac.digest(mark_key(each), b"gigya-worker user mark", hashlib.sha256)
+        for name, each in credentials.items()
     }
 
     @lru_cache(maxsize=MARKS)

@@ -46,6 +46,7 @@ _KEYS_KEPT = 1_000
 _PLAIN_VALUES_ONLY = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _SHORTEST_SECRET = 6  # characters; hiding shorter ones would garble ordinary words
 _ROOT = Path(__file__).parent.parent
+_in_use: list[Redaction] = []  # the one of the last `configure`
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
 
@@ -75,6 +76,7 @@ def configure(
         readable = stream is None and sys.stderr.isatty()
     write = LineWriter(target)
     redact = Redaction(secrets)
+    _in_use[:] = [redact]
     render: Callable[[Line], str | bytes] = Readable(colour=readable and target.isatty()) if readable else _as_json
     threshold = logging.getLevelNamesMapping()[level.upper()]
 
@@ -99,6 +101,12 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(max(threshold, logging.WARNING))
     logging.captureWarnings(True)
+
+
+def hide(secrets: Collection[str]) -> None:
+    """Hide these values, too, from the next line on; without `configure` before it there is nothing to tell."""
+    for redact in _in_use:
+        redact.add(secrets)
 
 
 class LineWriter:
@@ -128,11 +136,17 @@ class Redaction:
     """Hides what must not be read: by key, and wherever a known secret shows up in a text."""
 
     def __init__(self, secrets: Collection[str]) -> None:
+        self._secrets: frozenset[str] = frozenset()
+        self._clear_keys: set[str] = set()  # of the lines so far: there are some dozens in the whole code
+        self.add(secrets)
+
+    def add(self, secrets: Collection[str]) -> None:
+        """Hide these, too: keys that were exchanged while the process runs. The old ones stay hidden."""
+        secrets = self._secrets = self._secrets | frozenset(secrets)
         known = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in (secret, quote(secret, "~"))}
         ordered = sorted(known, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
         self._known_in_json = tuple(orjson.dumps(form)[1:-1] for form in ordered)
-        self._clear_keys: set[str] = set()  # of the lines so far: there are some dozens in the whole code
 
     def harmless(self, line: Line) -> bytes | None:
         """Return the line as JSON if there is nothing in it to hide, else None: it wants the closer look.

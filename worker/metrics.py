@@ -80,6 +80,13 @@ class Metrics:
             "rate_per_second", "Permits per second the quota grants now; -1 without a limit.", "site"
         )
         self.site_open = gauge("site_open", "1 when the site is open, 0 in an outage or stopped.", "site")
+        self.key_rotations = counter("key_rotations", "Keys that were exchanged while the worker ran.", "site")
+        self.key_rotations_refused = counter(
+            "key_rotations_refused", "Times that changed keys or settings were refused, and the old keys stayed."
+        )
+        self.keys_refused = gauge(
+            "keys_refused", "1 while the key and settings files hold what is refused; a restart would fail."
+        )
         self.clock_offset_s = gauge("clock_offset_seconds", "The site's clock minus ours.", "site")
 
     def exposition(self) -> bytes:

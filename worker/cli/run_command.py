@@ -37,6 +37,7 @@ def run(
     from worker.errors import Refused
     from worker.mapping import examples
     from worker.mapping import rules as rules_file
+    from worker.settings.site_files import secrets_of
     from worker.settings.tree import load, secret_values
 
     loaded = load(config)
@@ -49,8 +50,10 @@ def run(
     print_problems(found, sys.stderr)
     from worker import app, logs  # after the checks, so that what is refused is refused at once
 
-    logs.configure(secrets=secret_values(settings))
-    raise typer.Exit(run_on_loop(app.run(settings, rules, until_end=until_end, accept_gap=accept_gap)))
+    key_lines = {line for site in settings.sites.values() for line in secrets_of(site)}
+    logs.configure(secrets=secret_values(settings) | key_lines)
+    work = app.run(loaded, rules, until_end=until_end, accept_gap=accept_gap, reread=lambda: load(config))
+    raise typer.Exit(run_on_loop(work))
 
 
 def run_on_loop(work: Coroutine[object, object, int]) -> int:

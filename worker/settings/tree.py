@@ -23,6 +23,7 @@ from worker.errors import Problem, Refused
 from worker.gigya.sites import SiteSettings, data_center_problem
 from worker.kafka.settings import KafkaSettings
 from worker.pipeline.flood_guard import FloodGuardSettings
+from worker.settings import site_files
 from worker.settings.layers import (
     SECRETS_DIR,
     Layer,
@@ -93,6 +94,11 @@ class Loaded:
     layers: tuple[Layer, ...]  # the one that wins first
     warnings: tuple[Problem, ...]
     file: FilePath | None
+
+    @property
+    def secret_folders(self) -> tuple[FilePath, ...]:
+        """Return where secret files are looked for; the folder need not exist."""
+        return (self.layers[1].folder,)
 
     def origin(self, path: Path) -> Origin | None:
         """Return who set a value; None: it is the default."""
@@ -208,20 +214,20 @@ def _secrets_in(layers: tuple[Layer, ...], shape: Shape) -> frozenset[str]:
 def secret_values(model: BaseModel) -> frozenset[str]:
     """Return the value of every secret in a model: what logs must hide."""
     found: set[str] = set()
-    for _, value in _values(model, ()):
+    for _, value in values_of(model):
         if isinstance(value, SecretStr) and value.get_secret_value():
             found.add(value.get_secret_value())
     return frozenset(found)
 
 
-def _values(value: object, path: Path) -> Iterator[tuple[Path, object]]:
+def values_of(value: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
     """Yield every place of a model that is no model or mapping itself, in order."""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _values(getattr(value, name), (*path, name))
+            yield from values_of(getattr(value, name), (*path, name))
     elif isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _values(item, (*path, str(key)))
+            yield from values_of(item, (*path, str(key)))
     else:
         yield path, value
 
@@ -370,6 +376,9 @@ def _check_sites(settings: Settings, layers: tuple[Layer, ...], shape: Shape) ->
         if (other := seen.setdefault(name.lower().replace("-", "_"), name)) != name:
             what = f"is the same name as {other} for environment variables"
             yield _problem(layers, shape, place, what, "rename one of them")
+        for below, text in site_files.problems_of(site):
+            what, _, remedy = text.partition("; ")
+            yield _problem(layers, shape, (*place, *below), what, remedy)
         if site.data_center is not None:
             found = data_center_problem(site.data_center, file="")
             if found is not None:
@@ -398,7 +407,7 @@ def effective(loaded: Loaded) -> str:
     hidden = secret_values(loaded.settings)
     lines: list[tuple[str, str]] = []
     above: Path = ()
-    for path, value in _values(loaded.settings, ()):
+    for path, value in values_of(loaded.settings):
         shared = next((i for i, step in enumerate(path[:-1]) if path[: i + 1] != above[: i + 1]), len(path) - 1)
         lines += [("  " * depth + f"{path[depth]}:", "") for depth in range(shared, len(path) - 1)]
         origin = loaded.origin(path)

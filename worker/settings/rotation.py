@@ -1,0 +1,193 @@
+"""Keys that change while the worker runs: noticed by content, checked like at the start, then used from then on.
+
+Watched are the settings file, the secret files and the private key files. Kubernetes swaps a symbolic link, editors
+write a new file, others write in place: what they have in common is the content, so that is what is compared. It is
+looked at every few seconds, and taken when two looks in a row saw the same, so that no file is taken half written.
+Only the `auth` of sites that run already is taken over; anything else that changed waits for a restart, and is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from worker import logs
+from worker.clock import Clock
+from worker.errors import Problem, Refused
+from worker.gigya.authorization import AnyCredentials
+from worker.metrics import Metrics
+from worker.settings.layers import PREFIX
+from worker.settings.site_files import credentials_of, secrets_of
+from worker.settings.tree import Loaded, Settings, secret_values, values_of
+from worker.settings.yamlfile import MAX_BYTES, dotted
+
+LOOK_EVERY_S = 3.0
+SETTLE_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Rotatable(Protocol):
+    """What uses a site's credentials: `delivery.sender.Sender`."""
+
+    def rotate(self, credentials: AnyCredentials) -> None:
+        """Use these from the next request on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the files say now."""
+
+    loaded: Loaded
+    credentials: Mapping[str, AnyCredentials]
+
+
+class KeyWatch:
+    """Looks for new keys until it is cancelled. `look_now` may be called from a signal handler of the event loop."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        credentials: Mapping[str, AnyCredentials],
+        reread: Callable[[], Loaded],
+        *,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        """`credentials` are in use now. `reread` reads all settings anew, in a thread; it raises Refused."""
+        self._loaded = loaded
+        self._reread = reread
+        self._clock = clock
+        self._metrics = metrics
+        self._in_use = dict(credentials)
+        self._seen = fingerprint(loaded)
+        self._candidate = self._seen
+        self._is_asked_for = False
+        self._wake = asyncio.Event()
+
+    def look_now(self) -> None:
+        """Read everything again, whether anything seems to have changed or not."""
+        self._is_asked_for = True
+        self._wake.set()
+
+    async def run(self, users: Mapping[str, Rotatable]) -> None:
+        """Hand every new key to who uses it, by site."""
+        while True:
+            await self._wait(SETTLE_S if self._candidate != self._seen else LOOK_EVERY_S)
+            is_asked_for, self._is_asked_for = self._is_asked_for, False
+            now_there = await asyncio.to_thread(fingerprint, self._loaded)
+            is_settled, self._candidate = now_there == self._candidate, now_there
+            if is_asked_for or (is_settled and now_there != self._seen):
+                self._seen = now_there
+                await self._take(users, is_asked_for=is_asked_for)
+
+    async def _take(self, users: Mapping[str, Rotatable], *, is_asked_for: bool) -> None:
+        try:
+            found = await asyncio.to_thread(self._find)
+        except Refused as refused:
+            self._refuse(refused.problems)
+            return
+        self._metrics.keys_refused.set(0)
+        secrets = {secret for site in found.loaded.settings.sites.values() for secret in secrets_of(site)}
+        logs.hide(secrets | secret_values(found.loaded.settings))
+        changed = [name for name, user in users.items() if self._take_one(name, user, found)]
+        self._tell_the_rest(found.loaded.settings)
+        self._loaded = found.loaded
+        self._seen = self._candidate = await asyncio.to_thread(fingerprint, found.loaded)
+        if is_asked_for and not changed:
+            log.info("keys.unchanged")
+
+    def _find(self) -> _Found:
+        loaded = self._reread()
+        try:
+            return _Found(loaded, {name: credentials_of(site) for name, site in loaded.settings.sites.items()})
+        except ValueError as error:  # a file that changed between the two reads
+            raise Refused([Problem("private_key_file", 0, 0, str(error))]) from None
+
+    def _take_one(self, name: str, user: Rotatable, found: _Found) -> bool:
+        now = found.credentials.get(name)
+        site = found.loaded.settings.sites.get(name)
+        before = self._loaded.settings.sites.get(name)
+        if now is None or site is None or now == self._in_use[name]:
+            return False
+        if before is not None and (site.api_key, site.base_url) != (before.api_key, before.base_url):
+            return False  # another site: its credentials are not for the address in use
+        self._in_use[name] = now
+        user.rotate(now)
+        self._metrics.key_rotations.labels(name).inc()
+        log.warning("key.rotated", site=name, mode=site.auth.mode)
+        return True
+
+    def _refuse(self, problems: Iterable[Problem]) -> None:
+        self._metrics.key_rotations_refused.inc()
+        self._metrics.keys_refused.set(1)
+        log.error(
+            "keys.refused",
+            problems=[_text_of(problem) for problem in problems],
+            remedy="Correct the files. The keys read before stay in use; until this is mended, a restart would fail.",
+        )
+
+    def _tell_the_rest(self, now: Settings) -> None:
+        if changed := other_changes(self._loaded.settings, now):
+            log.warning("settings.wait_for_restart", settings=changed[:20])
+
+    async def _wait(self, seconds: float) -> None:
+        timer = self._clock.call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+            self._wake.clear()
+
+
+def fingerprint(loaded: Loaded) -> bytes:
+    """Return a digest of the content of every file that a key can come from. Reads files; blocking."""
+    digest = hashlib.sha256()
+    for path in sorted(set(_watched(loaded))):
+        content = _content_of(path)
+        digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.digest()
+
+
+def other_changes(before: Settings, now: Settings) -> list[str]:
+    """Return the places that differ between two trees of settings, other than the `auth` of sites that both have."""
+    old, new = dict(values_of(before)), dict(values_of(now))
+    both = before.sites.keys() & now.sites.keys()
+    return sorted(
+        dotted(path)
+        for path in old.keys() | new.keys()
+        if not (path[0] == "sites" and path[1] in both and path[2] == "auth") and old.get(path) != new.get(path)
+    )
+
+
+def _watched(loaded: Loaded) -> Iterator[Path]:
+    if loaded.file is not None:
+        yield loaded.file
+    for folder in loaded.secret_folders:
+        try:
+            yield from (path for path in folder.iterdir() if path.name.lower().startswith(PREFIX.lower()))
+        except OSError:
+            continue
+    for site in loaded.settings.sites.values():
+        if site.auth.private_key_file is not None:
+            yield site.auth.private_key_file
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES)
+    except OSError as error:
+        return f"cannot be read: {type(error).__name__}".encode()
+
+
+def _text_of(problem: Problem) -> str:
+    place = f"{problem.file}:{problem.line}" if problem.line else problem.file
+    return f"{place}: {problem.what}" + (f"; {problem.remedy}" if problem.remedy else "")
