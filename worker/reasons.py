@@ -50,9 +50,41 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("number_too_large", _DEAD, "A number is beyond what a double holds.", "Let the producer write it as text."),
     ("lone_surrogate", _DEAD, "Half of a surrogate pair is escaped: text that was cut in two.", _FIX_PRODUCER),
     ("too_deep", _DEAD, "More levels are nested than a JSON reader follows.", _FIX_PRODUCER),
+    # ... and what should be CloudEvents and is none
+    (
+        "missing_attribute",
+        _DEAD,
+        "A CloudEvent lacks one of specversion, id, source and type, or it is empty.",
+        "Correct the producer. If the records are no CloudEvents, write format: json in the rules.",
+    ),
+    ("bad_attribute", _DEAD, "A CloudEvent's attribute is not text, or no UTF-8, or holds a NUL.", _FIX_PRODUCER),
+    (
+        "unknown_specversion",
+        _DEAD,
+        "The CloudEvent's specversion is not 1.x.",
+        "Let the producer write CloudEvents 1.0.",
+    ),
+    (
+        "unknown_format",
+        _DEAD,
+        "The content-type header names an event format of CloudEvents other than JSON (Avro, Protobuf, XML).",
+        "Let the producer write application/cloudevents+json, or binary mode with JSON data.",
+    ),
+    (
+        "bad_data",
+        _DEAD,
+        "A CloudEvent's data cannot be told: data_base64 is no base64 or stands beside data, or a batch is no list.",
+        _FIX_PRODUCER,
+    ),
     # Records that no call comes of
-    ("no_value", "filtered", "A tombstone: the record has no value.", "Nothing to do."),
+    (
+        "no_value",
+        "filtered",
+        "The record holds no event: a tombstone without a value, or an empty batch.",
+        "Nothing to do.",
+    ),
     ("no_type", "filtered", "The event says no type where event.type looks.", "Check event.type in the rules."),
+    ("no_item", "filtered", "Rules name the type, and the list that their `each` names is empty.", "Nothing to do."),
     ("no_rule", "filtered", "No rule names this type of event.", "Nothing to do, unless a rule should."),
     ("when_false", "filtered", "Rules name the type, and `when` of each is false.", "Nothing to do."),
     ("unwanted", "filtered", "No rule wants the event: no type, no rule for it, or `when` is false.", "Nothing to do."),
@@ -80,6 +112,12 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         _DEAD,
         "An expression of a rule takes too long on this event.",
         "Write it simpler, above all loops over lists within loops. Then replay.",
+    ),
+    (
+        "too_many_items",
+        _DEAD,
+        "The list of a rule's `each` has more than 1,000 elements.",
+        "Let the producer split the event, or take a part of the list in each: with filter(), then replay.",
     ),
     ("when_not_bool", _DEAD, "A rule's `when` gives neither true nor false.", "Compare something in it. Then replay."),
     (

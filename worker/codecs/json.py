@@ -18,6 +18,7 @@ Decided for everything a value can be (each line is tested):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -47,13 +48,26 @@ def decode(record: Record) -> tuple[Event, ...]:
     try:
         payload = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        payload = _second_look(value, error)
+        payload = second_look(value, error)
     if type(payload) is not dict:
-        raise Undecodable("not_an_object", f"the value is {_kind(payload)}, not a JSON object")
+        raise not_an_object(payload)
     return (Event(payload),)
 
 
-def _second_look(value: bytes, error: orjson.JSONDecodeError) -> Json:
+def parse(value: bytes) -> Json:
+    """Return the JSON document; any kind of value. Raises Undecodable."""
+    try:
+        document: Json = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        return second_look(value, error)
+    return document
+
+
+def not_an_object(value: Json) -> Undecodable:
+    return Undecodable("not_an_object", f"the value is {_kind(value)}, not a JSON object")
+
+
+def second_look(value: bytes, error: orjson.JSONDecodeError) -> Json:
     """Decode what orjson refuses and we accept: a byte order mark. Otherwise raises Undecodable."""
     bare = value.removeprefix(_BYTE_ORDER_MARK)
     if not bare.strip():
@@ -94,5 +108,7 @@ def _kind(value: Json) -> str:
             return "a number"
         case str():
             return "a text"
+        case Mapping():
+            return "an object"
         case _:
             return "a list"

@@ -38,7 +38,7 @@ class ExampleReader:
         event, calls = keys.get("event"), self._expected(node, keys.get("calls"), what)
         if event is None:
             self._source.error(node.place, f"{what} has no event", "add event: with the payload")
-        elif not isinstance(event.value, Fields):
+        elif isinstance(event.value, Scalar) and event.value.value is not None:
             self._reader.wrong_kind(event.value, f"{what}: event", "a mapping", "an event has fields")
         if event is None or calls is None:
             return None

@@ -1,10 +1,12 @@
 """Do the examples that rules carry hold? Pure.
 
-An example is one record with one event: the event is written as JSON and decoded again, as a record would be. It is a
-matter of its own rule alone: `topics`, `on`, `when` and the call of that rule; other rules that match the same event
-have examples of their own. The method is the rule's, so `calls` lists parameters only. Expected and made call are
-compared as they would be sent (`points: 20` is `"20"` on the wire, a list and a comma-separated text of ids are the
-same), `context` only where the example gives it. With `now:` a call older than `max_age` counts as none.
+An example is one record: `event` is its value, written as JSON and decoded again by the codec of its topic's source,
+so that it may be a CloudEvent (a list: a batch), stand in Connect's envelope, or be null. It is a matter of its own
+rule alone: `topics`, `on`, `when` and the calls of that rule; other rules that match the same event have examples of
+their own. `calls` are in the order in which they would be made. The method is the rule's, so they list parameters only.
+Expected and made calls are compared as they would be sent (`points: 20` is `"20"` on the wire, a list and a
+comma-separated text of ids are the same), `context` only where the example gives it. With `now:` a call older than
+`max_age` counts as none.
 
 Every example also runs with each of its whole numbers as the other kind (10 and 10.0), as JSON does not tell them
 apart and CEL does: a different result is a warning.
@@ -18,13 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from worker.codecs.json import decode
 from worker.errors import Problem, RecordError, Unmappable
 from worker.gigya.calls import Call, ParameterError
 from worker.mapping.document import Place
-from worker.mapping.mapper import Mapper, View
+from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import Example, ExpectedCall, Rule, RuleSet
 from worker.mapping.scan import Path, walk
+from worker.mapping.view import View
 from worker.model import Event, Json, KafkaRecord
 
 # What Kafka's timestamp is where an example sets no clock: 2026-01-01T00:00:00Z.
@@ -50,15 +52,15 @@ def count(rules: RuleSet) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What a rule made of an event: a call, or why there is none."""
+    """What a rule made of a record: calls, or why there is none."""
 
-    call: Call | None
+    calls: tuple[Call, ...]
     why: str = ""
     failed: RecordError | None = None
 
     @property
-    def params(self) -> Mapping[str, str] | None:
-        return None if self.call is None else self.call.params
+    def params(self) -> list[Mapping[str, str]]:
+        return [call.params for call in self.calls]
 
 
 class _Check:
@@ -82,30 +84,43 @@ class _Check:
 
     # Running
 
-    def _make(self, payload: Json) -> _Made:
+    def _record(self, payload: Json) -> KafkaRecord:
         example = self._example
         timestamp_ms = _TIMESTAMP_MS if example.now_s is None else int(example.now_s * 1000)
-        record = KafkaRecord(
+        return KafkaRecord(
             topic=example.topic,
             partition=0,
             offset=0,
-            value=json.dumps(payload).encode(),
+            value=None if payload is None else json.dumps(payload).encode(),
             key=None if example.key is None else example.key.encode(errors="replace"),
             headers=[(name, value.encode(errors="replace")) for name, value in example.headers],
             timestamp=timestamp_ms,
         )
+
+    def _make(self, payload: Json) -> _Made:
+        record = self._record(payload)
+        calls: list[Call] = []
+        why = "the record has no event"
         try:
-            event = decode(record)[0]
-            if unwanted := self._unwanted(record, event):
-                return _Made(None, unwanted)
-            call = self._mapper.call_of(self._rule, record, event)
+            for event in self._mapper.decode(record):
+                made, why = self._of_event(record, event)
+                calls += made
         except RecordError as error:
-            return _Made(None, failed=error)
-        if call is None:
-            return _Made(None, self._why_false(record, event))
-        if example.now_s is not None and call.stale_at_s is not None and example.now_s > call.stale_at_s:
-            return _Made(None, f"it is stale: older than max_age by {example.now_s - call.stale_at_s:.0f} s")
-        return _Made(call)
+            return _Made((), failed=error)
+        return _Made(tuple(calls), why)
+
+    def _of_event(self, record: KafkaRecord, event: Event) -> tuple[tuple[Call, ...], str]:
+        """Return the rule's calls of one event, and why there is none. Raises RecordError."""
+        if unwanted := self._unwanted(record, event):
+            return (), unwanted
+        made = self._mapper.calls_of(self._rule, record, event)
+        if not made:
+            return (), self._why_none(record, event)
+        now_s = self._example.now_s
+        fresh = tuple(call for call in made if now_s is None or call.stale_at_s is None or now_s <= call.stale_at_s)
+        if not fresh and now_s is not None and made[0].stale_at_s is not None:
+            return (), f"it is stale: older than max_age by {now_s - made[0].stale_at_s:.0f} s"
+        return fresh, ""
 
     def _unwanted(self, record: KafkaRecord, event: Event) -> str:
         rule, kind = self._rule, self._mapper.type_of(record, event)
@@ -120,11 +135,15 @@ class _Check:
             else f'its type is "{kind}", on: wants {wanted}'
         )
 
-    def _why_false(self, record: KafkaRecord, event: Event) -> str:
-        when = self._rule.when
+    def _why_none(self, record: KafkaRecord, event: Event) -> str:
+        view, when, each = View(record, event), self._rule.when, self._rule.each
+        items = view.read(each) if each is not None else None
+        if each is not None and not items:
+            return f"{each.source} is empty"
         if when is None:
             return ""
-        view = View(record, event)
+        if isinstance(items, list):
+            view = view.of_item(items[0])
         facts = [when.source]
         for path in when.fields.paths:
             depth, value = walk(view.variable(path.root), path.keys)
@@ -132,7 +151,8 @@ class _Check:
                 facts.append(f"{path} is {_shown(json.dumps(value, ensure_ascii=False))}")
             else:
                 facts.append(f"{Path(path.root, path.keys[: depth + 1])} is missing")
-        return f"when is false ({', '.join(facts)})"
+        of = f" for all {len(items)} elements; of the first" if isinstance(items, list) else ""
+        return f"when is false{of} ({', '.join(facts)})"
 
     # Comparing
 
@@ -145,14 +165,19 @@ class _Check:
                 f"it would become a dead letter: {parameter}{made.failed.text}",
                 "change the rule, or complete the event of the example",
             )
-        elif len(expected) > 1:
-            yield expected[1].place, f"expected {len(expected)} calls; a rule makes at most one", "remove the others"
-        elif made.call is None and expected:
-            yield place, f"expected 1 call, got none: {made.why}", "change the rule or the example"
-        elif made.call is not None and not expected:
-            yield place, f"expected no call, got {_call_text(made.call)}", "change the rule or the example"
-        elif made.call is not None:
-            yield from self._differences(expected[0], made.call)
+        elif not made.calls and expected:
+            yield place, f"expected {_counted(len(expected))}, got none: {made.why}", "change the rule or the example"
+        elif made.calls and not expected:
+            more = f" and {len(made.calls) - 1} more" if len(made.calls) > 1 else ""
+            yield place, f"expected no call, got {_call_text(made.calls[0])}{more}", "change the rule or the example"
+        elif len(made.calls) != len(expected):
+            what = f"expected {_counted(len(expected))}, got {len(made.calls)}"
+            one = isinstance(self._example.event, Mapping) and self._rule.each is None
+            remedy = "a rule without each makes at most one" if one else "change the rule or the example"
+            yield place, what, remedy
+        else:
+            for want, call in zip(expected, made.calls, strict=True):
+                yield from self._differences(want, call)
 
     def _differences(self, expected: ExpectedCall, call: Call) -> Iterator[tuple[Place, str, str]]:
         try:
@@ -171,7 +196,7 @@ class _Check:
     # Kinds of numbers
 
     def _swaps(self, made: _Made) -> Iterator[Problem]:
-        for path, value, payload in _swapped(self._example.event, self._keys_read()):
+        for path, value, payload in _swapped(self._example.event, self._place_of_event(), self._keys_read()):
             other = self._make(payload)
             if other.failed is None and other.params == made.params:
                 continue
@@ -184,12 +209,23 @@ class _Check:
             remedy = f"JSON does not tell the two apart: write {_conversion(other.failed, new)}({path})"
             yield self._source.problem(self._example.place, f"{self._what}: {what}", remedy, "warn")
 
+    def _place_of_event(self) -> tuple[str, ...]:
+        """Return where in the record's value the event stands: an envelope may be around it."""
+        try:
+            events = self._mapper.decode(self._record(self._example.event))
+        except RecordError:
+            return ()
+        for keys in (("data",), ("payload",), ("data", "payload")):
+            depth, inner = walk(self._example.event, keys)
+            if len(events) == 1 and depth == len(keys) and inner == events[0].payload:
+                return keys
+        return ()
+
     def _keys_read(self) -> frozenset[str] | None:
         """Return the first-level fields that the rule's expressions read; None when they may read all."""
         keys: frozenset[str] = frozenset()
         expressions = [part.expression for part in self._rule.parts]
-        if self._rule.when is not None:
-            expressions.append(self._rule.when)
+        expressions += [one for one in (self._rule.each, self._rule.when) if one is not None]
         for expression in expressions:
             if expression.fields.event_keys is None:
                 return None
@@ -205,19 +241,24 @@ def _conversion(failed: RecordError | None, new: int | float) -> str:
     return "double"
 
 
-def _swapped(payload: Json, keys: frozenset[str] | None) -> Iterator[tuple[str, int | float, Json]]:
-    """Yield the event with one number's kind swapped, for each number that stays the same by it."""
+def _swapped(
+    value: Json, place: tuple[str, ...], keys: frozenset[str] | None
+) -> Iterator[tuple[str, int | float, Json]]:
+    """Yield the value with one number's kind swapped, for each number of the event that stays the same by it."""
+    _, event = walk(value, place)
     numbers = [
-        (path, value)
-        for path, value in _numbers(payload, ())
-        if value == int(value) and abs(value) <= _EXACT and (keys is None or path[0] in keys)
+        (path, number)
+        for path, number in _numbers(event, ())
+        if number == int(number)
+        and abs(number) <= _EXACT
+        and (keys is None or isinstance(path[0], int) or path[0] in keys)
     ]
-    for path, value in numbers[:_MAX_SWAPS]:
-        other = float(value) if isinstance(value, int) else int(value)
-        yield _path_text(path), value, _replaced(payload, path, other)
+    for path, number in numbers[:_MAX_SWAPS]:
+        other = float(number) if isinstance(number, int) else int(number)
+        yield _path_text(path), number, _replaced(value, (*place, *path), other)
 
 
-def _numbers(value: Json, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int | float]]:
+def _numbers(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int | float]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _numbers(inner, (*path, key))
@@ -241,6 +282,10 @@ def _replaced(value: Json, path: tuple[str | int, ...], new: int | float) -> Jso
 
 def _path_text(path: tuple[str | int, ...]) -> str:
     return "event" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+
+
+def _counted(calls: int) -> str:
+    return f"{calls} call" if calls == 1 else f"{calls} calls"
 
 
 def _same(want: str | None, got: str | None) -> bool:

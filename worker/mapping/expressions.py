@@ -1,7 +1,8 @@
 """What does an expression give for an event? CEL, compiled once. Pure.
 
 Variables: `event` (the payload), `kafka` (topic, partition, offset, key, timestamp in ms, headers), `ce` (CloudEvents
-attributes; an empty map without an envelope). Extensions: strings, math, optional; `first(list, n)` is ours.
+attributes; an empty map without an envelope); in a rule with `each` also `item`, one element of its list. Extensions:
+strings, math, optional; `first(list, n)` is ours.
 
 What cel-expr-python 0.1.3 does (tried), and what is made of it here:
 
@@ -106,7 +107,7 @@ class Expression:
 
 
 @cache
-def _environment() -> _Environment:
+def _environment(*, with_item: bool) -> _Environment:
     any_map = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
     first = cel.Overload(
         id="worker_first_list_int",
@@ -116,7 +117,7 @@ def _environment() -> _Environment:
         impl=_first,
     )
     environment: _Environment = cel.NewEnv(
-        variables=dict.fromkeys(scan.ROOTS, any_map),
+        variables={**dict.fromkeys(scan.ROOTS, any_map), **({scan.ITEM: cel.Type.DYN} if with_item else {})},
         extensions=[
             ext_strings.ExtStrings(),
             ext_math.ExtMath(),
@@ -133,21 +134,24 @@ def _first(values: list[object], count: int) -> list[object]:
     return values[:count]
 
 
-def activation(event: Mapping[str, Json], kafka: Mapping[str, Json], ce: Mapping[str, Json]) -> Activation:
+def activation(
+    event: Mapping[str, Json], kafka: Mapping[str, Json], ce: Mapping[str, Json], item: Json = None
+) -> Activation:
     """Bind the variables; what they hold is converted once, at the first evaluation."""
-    return _environment().Activation({"event": event, "kafka": kafka, "ce": ce})
+    return _environment(with_item=True).Activation({"event": event, "kafka": kafka, "ce": ce, scan.ITEM: item})
 
 
 # Compiling
 
 
-def compile_expression(source: str) -> Expression:
-    """Compile; raises BadExpression with the place of the first problem."""
+def compile_expression(source: str, *, with_item: bool = False) -> Expression:
+    """Compile; raises BadExpression with the place of the first problem. `item` is known only where it is said so."""
     if not source.strip():
         raise BadExpression(0, "an empty expression", "write what it shall give, such as event.user.uid")
-    program = _compile(source)
+    program = _compile(source, with_item=with_item)
     kind = str(program.return_type())
-    fields = scan.fields(source)
+    roots = (*scan.ROOTS, scan.ITEM) if with_item else scan.ROOTS
+    fields = scan.fields(source, roots)
     _check_names(source)
     cel_source, optional = source, kind.startswith("optional_type<")
     if optional:
@@ -155,16 +159,16 @@ def compile_expression(source: str) -> Expression:
     _check_kind(kind)
     if optional:
         cel_source = f"({source}\n).optMap(value_, dyn(value_)).orValue(null)"
-        program, kind = _compile(cel_source), "DYN"
+        program, kind = _compile(cel_source, with_item=with_item), "DYN"
     hides = "DYN" in kind and scan.can_make_optional(source)
-    return Expression(source.strip(), program, kind, scan.plain_path(source), fields, hides, cel_source)
+    return Expression(source.strip(), program, kind, scan.plain_path(source, roots), fields, hides, cel_source)
 
 
-def _compile(source: str) -> _Program:
+def _compile(source: str, *, with_item: bool) -> _Program:
     if "\0" in source:
         raise BadExpression(source.index("\0"), "a NUL character", "remove it")
     try:
-        return _environment().compile(source)
+        return _environment(with_item=with_item).compile(source)
     except RuntimeError as error:
         raise _bad_expression(source, str(error)) from None
 
@@ -200,6 +204,8 @@ def _unknown_name(source: str, name: str, offset: int) -> BadExpression:
             break
     if "." not in name and source[offset + len(root) :].lstrip().startswith("("):
         return BadExpression(offset, f"unknown function {root}()", "rules have CEL's own, strings, math, and first()")
+    if root == scan.ITEM:
+        return BadExpression(offset, "item is known only in a rule with each", "add each: with a list of the event")
     remedy = "an expression knows event, kafka and ce; text stands in quotes"
     return BadExpression(offset, f'unknown name "{root}"', remedy)
 
@@ -327,7 +333,8 @@ def fuse(expressions: Sequence[Expression]) -> Fused:
     """Compile expressions that compile singly into one. A line break ends a comment that one of them may end with."""
     source = "[" + ",".join(f"dyn({expression.cel_source}\n)" for expression in expressions) + "]"
     hides = any(expression.may_hide_optional for expression in expressions)
-    return Fused(tuple(expressions), _compile(source), hides)
+    with_item = any(scan.ITEM in expression.fields.roots for expression in expressions)
+    return Fused(tuple(expressions), _compile(source, with_item=with_item), hides)
 
 
 # Values

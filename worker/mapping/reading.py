@@ -50,7 +50,7 @@ class Reader:
         found = ((self.text(Entry(entry.key, node.place, node), what), node.place) for node in nodes)
         return [(text, place) for text, place in found if text is not None]
 
-    def bare(self, entry: Entry, what: str) -> Expression | None:
+    def bare(self, entry: Entry, what: str, *, with_item: bool = False) -> Expression | None:
         """Compile an expression that stands without `${ }`."""
         node = entry.value
         if not isinstance(node, Scalar) or node.value is None:
@@ -61,7 +61,7 @@ class Reader:
         if node.text.lstrip().startswith("${"):
             self._error(node.place, f"{what} is CEL as it stands, without ${{ }}", "remove ${ and }")
             return None
-        return compile_at(self.source, node, node.text, 0, what)
+        return compile_at(self.source, node, node.text, 0, what, with_item=with_item)
 
     def wrong_kind(self, node: Node, what: str, wanted: str, remedy: str) -> None:
         """Report a node of another kind than the one wanted."""

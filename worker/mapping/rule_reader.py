@@ -10,12 +10,13 @@ from worker.mapping.document import Entry, Fields, Place, Scalar
 from worker.mapping.example_reader import ExampleReader
 from worker.mapping.expressions import Expression
 from worker.mapping.reading import Reader, locate
-from worker.mapping.ruleset import Example, Rule
+from worker.mapping.ruleset import EventSource, Example, Rule
+from worker.mapping.scan import ITEM
 from worker.mapping.templates import Compiler, Template, outline
 from worker.model import OutcomeKind
 
 _RULE_KEYS: Final = (
-    "name", "topics", "on", "when", *METHODS, "max_age", "on_stale", "on_cap", "site", "enabled", "examples",
+    "name", "topics", "on", "each", "when", *METHODS, "max_age", "on_stale", "on_cap", "site", "enabled", "examples",
 )  # fmt: skip
 
 
@@ -23,7 +24,13 @@ class RuleReader:
     """Reads one rule."""
 
     def __init__(
-        self, reader: Reader, node: Fields, name: str, sites: tuple[str, ...], topics: tuple[str, ...]
+        self,
+        reader: Reader,
+        node: Fields,
+        name: str,
+        sites: tuple[str, ...],
+        topics: tuple[str, ...],
+        sources: tuple[EventSource, ...],
     ) -> None:
         self._reader = reader
         self._source = reader.source
@@ -32,12 +39,14 @@ class RuleReader:
         self._what = f'rule "{name}"'
         self._sites = sites
         self._topics = topics
+        self._sources = sources
         self._keys = reader.keys(node, _RULE_KEYS, self._what)
 
     def rule(self) -> Rule | None:
         topics = self._rule_topics()
         on = self._keys.get("on")
         on_types = self._reader.texts(on, f"{self._what}, on") if on else None
+        each = self._each()
         when, when_place = self._when()
         max_age_s = self._max_age_s()
         dead_letter_on = self._dead_letter_on()
@@ -48,15 +57,19 @@ class RuleReader:
             examples = ExampleReader(self._reader, self._what, tuple(topics or self._topics)).examples(entry)
         if enabled:
             self._warn_about_reach(on, when)
+            self._warn_about_sources(topics, examples)
         call = self._call()
         if call is None or site is None:
             return None
         method, compiler, templates, parameters = call
+        if each is not None:
+            self._warn_about_items(each, when, compiler)
         return Rule(
             name=self._name, place=self._node.place, method=method, site=site,
             topics=None if topics is None else frozenset(topics),
             on=None if on_types is None else frozenset(text for text, _ in on_types),
-            when=when, when_place=when_place, parts=tuple(compiler.parts), templates=templates, parameters=parameters,
+            each=each, when=when, when_place=when_place,
+            parts=tuple(compiler.parts), templates=templates, parameters=parameters,
             max_age_s=max_age_s, dead_letter_on=dead_letter_on, enabled=enabled, examples=examples,
         )  # fmt: skip
 
@@ -71,6 +84,28 @@ class RuleReader:
                 remedy = "add on: with the event types it wants"
             self._source.warn(self._node.place, f"{self._what} has no on: it {what}", remedy)
 
+    def _warn_about_sources(self, topics: list[str] | None, examples: tuple[Example, ...]) -> None:
+        """Warn of a rule that reads several kinds of events, unless an example shows that it can with each of them."""
+        read = [one for one in self._sources if one.topics and (topics is None or one.topics & set(topics))]
+        shown = {example.topic for example in examples}
+        if len(read) > 1 and not all(one.topics and one.topics & shown for one in read):
+            names = ", ".join(one.name for one in read)
+            entry = self._keys.get("topics")
+            self._source.warn(
+                self._node.place if entry is None else entry.place,
+                f"{self._what} reads the topics of several sources ({names}), whose events may look different",
+                "name the topics it means, or show with an example for each source (topic: ...) that it fits",
+            )
+
+    def _warn_about_items(self, each: Expression, when: Expression | None, compiler: Compiler) -> None:
+        expressions = [part.expression for part in compiler.parts] + ([] if when is None else [when])
+        if not any(ITEM in expression.fields.roots for expression in expressions) and not compiler.has_errors:
+            self._source.warn(
+                self._keys["each"].place,
+                f"{self._what} makes the same call for every element of {each.source}: it never reads item",
+                "use item, or remove each",
+            )
+
     def _rule_topics(self) -> list[str] | None:
         if (entry := self._keys.get("topics")) is None:
             return None
@@ -81,10 +116,22 @@ class RuleReader:
             topics.append(topic)
         return topics
 
+    def _each(self) -> Expression | None:
+        if (entry := self._keys.get("each")) is None:
+            return None
+        expression = self._reader.bare(entry, f"{self._what}, each")
+        if expression is not None and not expression.kind.startswith(("LIST", "DYN")):
+            self._source.error(
+                entry.value.place,
+                f"{self._what}, each: it gives {expression.kind.lower()}, not a list",
+                "name a list of the event, such as event.items",
+            )
+        return expression
+
     def _when(self) -> tuple[Expression | None, Place]:
         if (entry := self._keys.get("when")) is None:
             return None, self._node.place
-        expression = self._reader.bare(entry, f"{self._what}, when")
+        expression = self._reader.bare(entry, f"{self._what}, when", with_item="each" in self._keys)
         if expression is not None and expression.kind not in ("BOOL", "DYN"):
             self._source.error(
                 entry.value.place,
@@ -163,7 +210,7 @@ class RuleReader:
         if not isinstance(entry.value, Fields):
             self._reader.wrong_kind(entry.value, f"{self._what}: {entry.key}", "a mapping", "list its parameters")
             return None
-        compiler = Compiler(self._source, self._what)
+        compiler = Compiler(self._source, self._what, with_item="each" in self._keys)
         templates = tuple((one.key, compiler.compile(one.value, one.key)) for one in entry.value.entries)
         for error in method.check({name: outline(template) for name, template in templates}):
             self._parameter_error(method, entry, entry.value, error)

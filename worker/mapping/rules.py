@@ -1,7 +1,7 @@
 """What does the rules file say, and what is wrong with it? Pure but for reading the file.
 
 All problems are found at once, each with line and column, and none of them starts the worker. The format is the one of
-the README: `version`, `event` (where an event says its type, id and time), `rules`.
+the README: `version`, `event` or `sources` (where events say their type, id and time; see `sources`), `rules`.
 
 Decided here: `max_age` is one number and one unit (`90s`, `15m`, `24h`, `7d`). `on` and `topics` take one text or a
 list. `on_cap` is allowed for every method, as the table of codes decides what a cap is; `on_stale` needs `max_age`.
@@ -11,20 +11,19 @@ A rule's name has no "/", as it is a part of a call's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from worker.errors import Refused
 from worker.mapping.document import Entry, Fields, Items, Node, Place, Scalar, Source, parse, read
-from worker.mapping.expressions import Expression, compile_expression
 from worker.mapping.reading import Reader
 from worker.mapping.rule_reader import RuleReader
-from worker.mapping.ruleset import EventFields, Rule, RuleSet, digest_of
+from worker.mapping.ruleset import EventSource, Rule, RuleSet, digest_of
+from worker.mapping.sources import SourceReader
 from worker.mapping.templates import Literal
 
-_ROOT_KEYS: Final = ("version", "event", "rules")
-_EVENT_KEYS: Final = {"type": "event.type", "id": "event.id", "time": "event.time"}
+_ROOT_KEYS: Final = ("version", "event", "sources", "rules")
 _NAME: Final = re.compile(r"\w[\w .:-]{0,99}")
 
 
@@ -45,8 +44,8 @@ def _finish(source: Source, root: Node | None, sites: Collection[str], topics: C
     problems = sorted(source.problems, key=lambda problem: (problem.line, problem.column))
     if found is None or any(problem.severity == "error" for problem in problems):
         raise Refused(problems)
-    event, rules = found
-    return RuleSet(rules, event, digest_of(event, rules), tuple(problems), source)
+    sources, rules = found
+    return RuleSet(rules, sources, digest_of(sources, rules), tuple(problems), source)
 
 
 class _FileReader:
@@ -59,21 +58,21 @@ class _FileReader:
         self._error = source.error
         self._warn = source.warn
 
-    def rule_set(self, root: Node) -> tuple[EventFields, tuple[Rule, ...]] | None:
+    def rule_set(self, root: Node) -> tuple[tuple[EventSource, ...], tuple[Rule, ...]] | None:
         if not isinstance(root, Fields):
             self._error(root.place, "the file is not a mapping", 'start with "version: 1" and "rules:"')
             return None
         keys = self._reader.keys(root, _ROOT_KEYS, "the file")
         self._version(root, keys.get("version"))
-        event = self._event(keys.get("event"))
+        sources = SourceReader(self._reader, self._topics).sources(keys.get("event"), keys.get("sources"))
         rules: list[Rule] = []
         if (entry := keys.get("rules")) is None:
             self._error(root.place, '"rules" is missing', "add rules:, a list of rules")
         elif not isinstance(entry.value, Items):
             self._reader.wrong_kind(entry.value, "rules", "a list", 'start each rule with "- name:"')
         else:
-            rules = self._rules(entry.value)
-        return (event, tuple(rules)) if event is not None else None
+            rules = self._rules(entry.value, sources or ())
+        return (sources, tuple(rules)) if sources is not None else None
 
     def _version(self, root: Fields, entry: Entry | None) -> None:
         if entry is None:
@@ -81,21 +80,7 @@ class _FileReader:
         elif not isinstance(entry.value, Scalar) or entry.value.value is True or entry.value.value != 1:
             self._error(entry.value.place, "this worker reads version 1 of the format", "write version: 1")
 
-    def _event(self, entry: Entry | None) -> EventFields | None:
-        given: Mapping[str, Entry] = {}
-        if entry is not None and not isinstance(entry.value, Fields):
-            self._reader.wrong_kind(entry.value, "event", "a mapping", "it has type, id and time")
-            return None
-        if entry is not None and isinstance(entry.value, Fields):
-            given = self._reader.keys(entry.value, tuple(_EVENT_KEYS), "event")
-        found: list[Expression | None] = []
-        for name, default in _EVENT_KEYS.items():
-            one = given.get(name)
-            found.append(self._reader.bare(one, f"event.{name}") if one else compile_expression(default))
-        kind, identity, time = found
-        return EventFields(kind, identity, time) if kind and identity and time else None
-
-    def _rules(self, items: Items) -> list[Rule]:
+    def _rules(self, items: Items, sources: tuple[EventSource, ...]) -> list[Rule]:
         rules: list[Rule] = []
         seen: dict[str, Place] = {}
         for position, node in enumerate(items.values, 1):
@@ -103,7 +88,7 @@ class _FileReader:
                 self._reader.wrong_kind(node, f"rule {position}", "a mapping", 'a rule starts with "- name:"')
                 continue
             name = self._name(node, position, seen)
-            rule = RuleReader(self._reader, node, name, self._sites, self._topics).rule()
+            rule = RuleReader(self._reader, node, name, self._sites, self._topics, sources).rule()
             if rule is not None:
                 rules.append(rule)
         if not items.values:

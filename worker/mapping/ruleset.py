@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from worker.codecs.choice import Format
 from worker.errors import Problem
 from worker.gigya.calls import Method
 from worker.mapping.document import Fields, Place, Source
@@ -53,6 +54,7 @@ class Rule:
     parts: tuple[Part, ...]
     templates: tuple[tuple[str, Template], ...]  # parameter -> value
     parameters: Fields = field(repr=False)
+    each: Expression | None = None  # a list of the event: the rule runs once per element
     max_age_s: int | None = None
     dead_letter_on: frozenset[OutcomeKind] = frozenset()
     enabled: bool = True
@@ -60,7 +62,7 @@ class Rule:
 
     def canonical(self) -> Json:
         """Return what the rule does, whatever way it was written."""
-        return {
+        what: dict[str, Json] = {
             "name": self.name,
             "method": self.method.name,
             "site": self.site,
@@ -71,15 +73,35 @@ class Rule:
             "max_age_s": self.max_age_s,
             "dead_letter_on": sorted(self.dead_letter_on),
         }
+        if self.each is not None:
+            what["each"] = self.each.source
+        return what
 
 
 @dataclass(frozen=True, slots=True)
 class EventFields:
-    """Where an event says what it is."""
+    """Where an event says what it is: places that are looked at in turn, until one has something."""
 
-    type: Expression
-    id: Expression
-    time: Expression
+    type: tuple[Expression, ...]
+    id: tuple[Expression, ...]
+    time: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventSource:
+    """What the events of some topics look like. `topics` is None where the file has `event:`, for all of them."""
+
+    name: str
+    topics: frozenset[str] | None
+    format: Format
+    plain: EventFields
+    cloudevent: EventFields
+    written: tuple[str, str, str]  # type, id and time as the file says them, or the defaults
+
+    def canonical(self) -> Json:
+        """Return what the source does; its name is for people."""
+        topics = None if self.topics is None else sorted(self.topics)
+        return [topics, self.format.value, *self.written]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +109,27 @@ class RuleSet:
     """A rules file that can be right. `digest` is the same as long as the enabled rules do the same."""
 
     rules: tuple[Rule, ...]
-    event: EventFields
+    sources: tuple[EventSource, ...]
     digest: str
     warnings: tuple[Problem, ...]
-    source: Source = field(repr=False, compare=False)
+    source: Source = field(repr=False, compare=False)  # the file's text
 
     @property
     def enabled(self) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.enabled)
 
+    def formats(self) -> tuple[Mapping[str, Format], Format]:
+        """Return the formats of the topics that the file names, and the one of all others."""
+        by_topic = {topic: one.format for one in self.sources for topic in one.topics or ()}
+        otherwise = next((one.format for one in self.sources if one.topics is None), Format.AUTO)
+        return by_topic, otherwise
 
-def digest_of(event: EventFields, rules: Sequence[Rule]) -> str:
+
+def digest_of(sources: Sequence[EventSource], rules: Sequence[Rule]) -> str:
     """Return the SHA-256 of what a rules file does: no comments, format, examples, or rules that are switched off."""
     content: Json = {
         "version": 1,
-        "event": [event.type.source, event.id.source, event.time.source],
+        "sources": sorted((source.canonical() for source in sources), key=str),
         "rules": [rule.canonical() for rule in rules if rule.enabled],
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -7,10 +7,11 @@ names (only those are handed to CEL, and problems are told with them).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 ROOTS: Final = ("event", "kafka", "ce")
+ITEM: Final = "item"  # one element of the list of `each`, in rules that have it
 
 _TOKEN: Final = re.compile(
     r"""
@@ -114,25 +115,29 @@ def _closing_brace(text: str, start: int) -> int:
     raise Unterminated(start)
 
 
-def plain_path(source: str) -> Path | None:
-    """Return the path when the expression is nothing else, such as `event.user.uid` or `event['tv-show']`."""
+def plain_path(source: str, roots: Collection[str] = ROOTS) -> Path | None:
+    """Return the path when the expression is nothing else, such as `event.user.uid` or `event['tv-show']`.
+
+    `item` alone is a path, too, without keys: the elements of a list may be texts.
+    """
     found = list(tokens(source))
-    if not found or found[0].text not in ROOTS:
+    if not found or found[0].text not in roots:
         return None
+    root = found[0].text
     keys, used = _chain(found, 1)
-    return Path(found[0].text, keys) if keys and used == len(found) else None
+    return Path(root, keys) if (keys or root == ITEM) and used == len(found) else None
 
 
-def fields(source: str) -> Fields:
+def fields(source: str, roots: Collection[str] = ROOTS) -> Fields:
     """Return the fields that an expression names; more rather than fewer, as it is not parsed."""
     found = list(tokens(source))
     paths: dict[Path, None] = {}
     keys_read: set[str] | None = set()
-    roots: set[str] = set()
+    named: set[str] = set()
     for index, token in enumerate(found):
-        if token.text not in ROOTS or (index and found[index - 1].text == "."):
+        if token.text not in roots or (index and found[index - 1].text == "."):
             continue
-        roots.add(token.text)
+        named.add(token.text)
         keys, used = _chain(found, index + 1)
         is_call = used < len(found) and found[used].text == "("
         if is_call:
@@ -144,7 +149,7 @@ def fields(source: str) -> Fields:
                 keys_read.add(keys[0])
         if keys:
             paths[Path(token.text, keys)] = None
-    return Fields(tuple(paths), None if keys_read is None else frozenset(keys_read), frozenset(roots))
+    return Fields(tuple(paths), None if keys_read is None else frozenset(keys_read), frozenset(named))
 
 
 def _chain(found: list[Token], index: int) -> tuple[tuple[str, ...], int]:

@@ -117,9 +117,10 @@ def outline(template: Template) -> Value:
 class Compiler:
     """Compiles the values of one rule; collects parts in `parts` and problems in the source."""
 
-    def __init__(self, source: Source, rule: str) -> None:
+    def __init__(self, source: Source, rule: str, *, with_item: bool = False) -> None:
         self._source = source
         self._rule = rule
+        self._with_item = with_item
         self.parts: list[Part] = []
         self.has_errors = False
 
@@ -175,7 +176,8 @@ class Compiler:
             return Slot(0)
 
     def _part(self, node: Scalar, piece: scan.Piece, parameter: str, *, in_text: bool) -> int:
-        expression = compile_at(self._source, node, piece.text, piece.offset, f"{self._rule}, {parameter}")
+        what = f"{self._rule}, {parameter}"
+        expression = compile_at(self._source, node, piece.text, piece.offset, what, with_item=self._with_item)
         if expression is None:
             self.has_errors = True
             return 0
@@ -201,10 +203,12 @@ class Compiler:
         self._source.error(place, what, remedy)
 
 
-def compile_at(source: Source, node: Scalar, text: str, offset: int, what: str) -> Expression | None:
+def compile_at(
+    source: Source, node: Scalar, text: str, offset: int, what: str, *, with_item: bool = False
+) -> Expression | None:
     """Compile an expression that starts at `offset` of a scalar; report what is wrong with it at its place."""
     try:
-        return compile_expression(text)
+        return compile_expression(text, with_item=with_item)
     except BadExpression as error:
         source.error(source.place_in(node, offset + error.offset), f"{what}: {error.what}", error.remedy)
         return None
