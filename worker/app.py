@@ -88,7 +88,8 @@ async def run(
         )
         lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
         handler.queue = lanes
-        source = KafkaSource(settings.kafka, drain_s=settings.delivery.drain_s, clock=clock, accept_gap=accept_gap)
+        source = _source(settings, clock, accept_gap=accept_gap)
+        _keep_to_the_lease(senders, source, settings, clock)
         group_quota = _group_quota(settings, senders, source, clock)
         engine = Engine(
             source=source,
@@ -225,6 +226,24 @@ async def _senders(
                 mark=lambda uid, site=name: marks(site, uid),  # type: ignore[misc]
             )
         yield senders
+
+
+def _source(settings: Settings, clock: SystemClock, *, accept_gap: bool) -> KafkaSource:
+    # A drain lasts longer than drain_s: what was in flight then ends by itself, within an attempt's time.
+    drain_s = settings.delivery.drain_s + settings.delivery.attempt_timeout_s
+    return KafkaSource(settings.kafka, drain_s=drain_s, clock=clock, accept_gap=accept_gap)
+
+
+def _keep_to_the_lease(
+    senders: Mapping[str, Sender], source: KafkaSource, settings: Settings, clock: SystemClock
+) -> None:
+    """Let an attempt start only if it ends while nobody else can own our partitions.
+
+    A process that was stopped, or cut off from the broker, does not know that another has its partitions by now.
+    """
+    attempt_s = settings.delivery.attempt_timeout_s
+    for sender in senders.values():
+        sender.may_write = lambda: clock.monotonic_s() + attempt_s < source.lease_valid_until_s()
 
 
 @asynccontextmanager

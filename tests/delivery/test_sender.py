@@ -286,16 +286,33 @@ async def test_a_suspect_call_is_judged_before_its_first_attempt(policy: str, ki
 
 
 async def test_a_request_that_may_not_be_written_is_put_off_and_blames_nobody() -> None:
-    allowed = False
+    allowed = True
     scene = make_scene(OK, may_write=lambda: allowed)
     delivery = scene.delivery()
     for _ in range(10):
-        assert await scene.once(delivery) == Later("not_sent", 0.25)
-    allowed = True
+        permit = await scene.sender.admit()
+        allowed = False  # the lease ends while the connection is being opened
+        assert await scene.sender.attempt(delivery, permit) == Later("not_sent", 0.25)
+        allowed = True
     outcome = await scene.once(delivery)
     assert isinstance(outcome, Outcome)
     assert scene.sender.is_open
     assert len(scene.transport.requests) == 1
+
+
+async def test_without_a_lease_nobody_is_admitted_and_no_permit_is_lost() -> None:
+    allowed = False
+    scene = make_scene(OK, quota_per_s=10.0, may_write=lambda: allowed)
+    scene.start()
+    scene.add("u1", "u2", "u3")
+    await scene.advance(60.0)
+    assert not scene.transport.requests
+    assert not scene.later
+    assert not scene.sender.is_open
+    allowed = True
+    await scene.advance(1.0)
+    assert scene.kinds() == {OutcomeKind.DELIVERED: 3}
+    await scene.stop()
 
 
 async def test_an_override_of_the_settings_decides() -> None:

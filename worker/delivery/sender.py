@@ -81,14 +81,14 @@ class Sender:
         mark: Callable[[str], str],
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`mark` stands for a UID in logs. `may_write` is asked just before a request's first byte (the lease)."""
+        """`mark` stands for a UID in logs. `may_write` (the lease) is asked before a connection, and before a byte."""
         self._site = site
         self._settings = settings
         self._transport = transport
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
-        self._may_write = may_write
+        self.may_write = may_write  # public: whoever knows the lease is made after the senders
         self._log = SiteLog(site.name, clock, mark)
         self._quota = Quota(site.quota_per_s, clock.monotonic_s())
         outage_probe = Probe.QUESTION if needs_harmless_probes(settings.ambiguous) else Probe.CALL
@@ -124,7 +124,7 @@ class Sender:
 
     @property
     def is_open(self) -> bool:
-        return self._state.trouble is None
+        return self._state.trouble is None and self.may_write()
 
     def status(self) -> SiteStatus:
         trouble = self._state.trouble
@@ -174,7 +174,13 @@ class Sender:
 
     async def admit(self) -> Permit:
         """Wait until one attempt may start. Cancelling it loses no permit."""
-        return await self._gate.admit_call()
+        while True:
+            permit = await self._gate.admit_call()
+            if self.may_write():
+                return permit
+            # Before a connection is opened for it, and here rather than in each lane, of which there may be thousands.
+            self._gate.give_back(permit)
+            await self._clock.sleep(_WITHDRAWN_WAIT_S)
 
     def give_back(self, permit: Permit) -> None:
         """Return a permit that was not used."""
@@ -240,7 +246,7 @@ class Sender:
         )
 
     def _about_to_write(self, attempt: Attempt) -> bool:
-        if not self._may_write():
+        if not self.may_write():
             attempt.is_withdrawn = True
             return False
         if attempt.delivery.may_be_executed:
