@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from worker.cli import check, demo, explain, run_command, sandbox
+from worker.cli import check, demo, explain, preflight_command, run_command, sandbox
 from worker.cli.options import EXIT_CODES
 from worker.exits import BUG, PROBLEMS
 
@@ -26,6 +26,7 @@ app.command("run")(run_command.run)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
+app.command("preflight")(preflight_command.preflight)
 app.command("sandbox")(sandbox.sandbox)
 
 
