@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,23 +30,21 @@ def run(
             help="Go on at the oldest record where records were lost to retention before they could be read.",
         ),
     ] = False,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="First do what `preflight` does; do not start where a check failed.")
+    ] = False,
 ) -> None:
     """Read events and make calls until SIGTERM or Ctrl-C; a second one cancels what is still under way."""
-    from worker.cli.problems import print_problems
-    from worker.errors import Refused
-    from worker.mapping import examples
-    from worker.mapping import rules as rules_file
+    from worker.cli.loading import settings_and_rules
     from worker.settings.site_files import secrets_of
     from worker.settings.tree import load, secret_values
 
-    loaded = load(config)
+    loaded, rules = settings_and_rules(config)
     settings = loaded.settings
-    rules = rules_file.load(settings.rules, sites=tuple(settings.sites), topics=settings.kafka.topics)
-    # Rules whose own examples do not hold cannot be right: they never start the worker.
-    found = [*loaded.warnings, *rules.warnings, *examples.run(rules)]
-    if any(problem.severity == "error" for problem in found):
-        raise Refused(found)
-    print_problems(found, sys.stderr)
+    if preflight:
+        from worker.cli.preflight_command import before_run
+
+        before_run(settings, rules)
     from worker import app, logs  # after the checks, so that what is refused is refused at once
 
     key_lines = {line for site in settings.sites.values() for line in secrets_of(site)}

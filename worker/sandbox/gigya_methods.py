@@ -123,7 +123,7 @@ def get_action_config(site: SiteState, params: Parameters, moment: Moment) -> Do
     excluded = split_list(params.get("excludeActions"))
     with_disabled = params.get("includeDisabledActions") == "true"
     actions: list[Json] = []
-    for action_id, action in site.shown_actions().items():
+    for action_id, action in site.shown_actions(included).items():
         if ("*" not in included and action_id not in included) or action_id in excluded:
             continue
         if not action.enabled and not with_disabled:

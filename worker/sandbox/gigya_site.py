@@ -217,9 +217,13 @@ class SiteState:
         if action_id not in self.settings.actions and len(self._seen_actions) < 1000:
             self._seen_actions[action_id] = None
 
-    def shown_actions(self) -> dict[str, Action]:
-        """Return the actions of the Console: those configured, then those accepted so far without being so."""
-        seen = {name: _OPEN_ACTION for name in self._seen_actions if name not in self.settings.actions}
+    def shown_actions(self, asked_for: Iterable[str] = ()) -> dict[str, Action]:
+        """Return the actions of the Console: those configured, then those accepted so far without being so.
+
+        Where any action is accepted, one that is asked for by name is there, too.
+        """
+        named = [name for name in asked_for if name != "*"] if self.settings.accept_any_action else []
+        seen = {name: _OPEN_ACTION for name in (*self._seen_actions, *named) if name not in self.settings.actions}
         return {**self.settings.actions, **seen}
 
     # the actions log
