@@ -126,6 +126,13 @@ class WorkerView:
                 "remedy": "Retention deleted records before they were read. These partitions stand still. Start with "
                 "--accept-gap to go on behind the gap, and raise the topic's retention.",
             }
+        elif self._engine.has_joined and not all(sender.may_write() for sender in self._senders.values()):
+            part |= {
+                "state": "no_heartbeat",
+                "reason": "the group has not answered a heartbeat for so long that another member may own our "
+                "partitions before an attempt ends: none is started",
+                "remedy": "Look at the brokers, the network and this machine's CPU. The worker goes on by itself.",
+            }
         elif self._engine.last_commit_error:
             part |= {
                 "state": "commit_failing",
@@ -186,6 +193,7 @@ def _site_part(status: SiteStatus) -> dict[str, Json]:
 def _gate_part(status: SiteStatus) -> dict[str, Json]:
     return {
         **_site_part(status),
+        "quota": status.quota.value,
         "rate_per_s": status.rate_per_s,
         "clock_offset_s": round(status.clock_offset_s, 3),
     }
