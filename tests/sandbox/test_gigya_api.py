@@ -101,10 +101,11 @@ async def test_a_request_without_credentials_counts_as_a_browsers() -> None:
         assert (await client.send("gm.notifyAction", {"apiKey": API_KEY, "format": "json"})).code == 403015
 
 
-async def test_a_bearer_token_is_refused_until_there_are_key_pairs() -> None:
-    async with serve() as client:
+async def test_a_bearer_token_is_refused_where_the_user_key_has_no_key_pair() -> None:
+    async with serve(config(trust_forwarded_proto=True)) as client:
         params = {"apiKey": API_KEY, "format": "json"}
-        answer = await client.send("gm.notifyAction", params, headers={"Authorization": "Bearer x.y.z"})
+        headers = {"Authorization": "Bearer x.y.z", "X-Forwarded-Proto": "https"}
+        answer = await client.send("gm.notifyAction", params, headers=headers)
         assert answer.code == 400008
 
 

@@ -2,19 +2,23 @@
 
 In a test: `async with LocalGigya(config) as gigya: ... gigya.base_url, gigya.inject(...), gigya.ledger`.
 As a process of its own: `python -m worker.sandbox.gigya --port 0 --config gigya.json` prints one line of JSON with the
-address and the credentials, and runs until SIGTERM, SIGINT, or the end of the process that started it.
+address and the credentials, and runs until SIGTERM, SIGINT, or the end of the process that started it. With `--tls` it
+makes certificates for this machine, and a key pair for each user key without one, and the line tells `ca_file` and
+`private_key`: all three ways to prove who calls are open then.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import ssl
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
@@ -25,6 +29,9 @@ from worker.sandbox.gigya_control import PREFIX, Control
 from worker.sandbox.gigya_engine import Answer, Engine
 from worker.sandbox.gigya_signature import Malformed
 from worker.sandbox.gigya_wire import read, unreadable, write
+
+if TYPE_CHECKING:
+    from worker.sandbox.gigya_tls import Secured
 
 __all__ = ["Fault", "GigyaConfig", "LocalGigya"]
 
@@ -105,6 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--config", type=Path, help="a JSON file; without it: one site, everything allowed")
+    parser.add_argument("--tls", action="store_true", help="HTTPS, with certificates made for this run")
+    parser.add_argument("--folder", type=Path, help="where certificates and keys go (default: one that goes again)")
     parser.add_argument("--stay", action="store_true", help="go on when the process that started this one ends")
     chosen = parser.parse_args(arguments)
     try:
@@ -114,8 +123,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     parent = None if chosen.stay else os.getppid()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(LocalGigya(config), chosen.host, chosen.port, parent))
+        with contextlib.ExitStack() as folders, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            secured = None
+            if chosen.tls:
+                from worker.sandbox.gigya_tls import Secured
+
+                folder = chosen.folder or Path(folders.enter_context(tempfile.TemporaryDirectory(prefix="gigya-")))
+                secured = Secured.begin(config, folder, chosen.host)
+            runner.run(
+                _run(LocalGigya(secured.config if secured else config), chosen.host, chosen.port, parent, secured)
+            )
     except OSError as error:
         print(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}", file=sys.stderr)
         return 1
@@ -130,19 +147,20 @@ def credentials(gigya: LocalGigya) -> dict[str, Json]:
         sites[name] = {
             "api_key": site.settings.api_key,
             "user_key": user_key,
-            "secret": key.secrets[0] if key else "",
+            "secret": key.secrets[0] if key and key.secrets else "",
             "quota_per_s": site.settings.quota.per_s,
         }
     return {"base_url": gigya.base_url, "control_url": f"{gigya.base_url}{PREFIX}", "pid": os.getpid(), "sites": sites}
 
 
-async def _run(gigya: LocalGigya, host: str, port: int, parent: int | None) -> None:
+async def _run(gigya: LocalGigya, host: str, port: int, parent: int | None, secured: Secured | None) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    await gigya.start(host, port)
-    print(orjson.dumps(credentials(gigya)).decode(), flush=True)
+    await gigya.start(host, port, tls=secured.context() if secured else None)
+    shown = credentials(gigya)
+    print(orjson.dumps(secured.shown(shown) if secured else shown).decode(), flush=True)
     try:
         await _until(ended, parent)
     finally:

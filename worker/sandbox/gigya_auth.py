@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.sandbox.gigya_answers import Refusal
+from worker.sandbox.gigya_bearer import BAD_HEADER, jti_of, read_token, user_key_of
 from worker.sandbox.gigya_config import Nonces, decode_secret
 from worker.sandbox.gigya_parameters import Parameters
 from worker.sandbox.gigya_signature import base_string, sign
@@ -38,7 +39,13 @@ class Incoming:
 
     @property
     def nonce(self) -> str:
-        return self.params.get("nonce") or ""
+        """Return what makes the request unique: the nonce of a signature, or the jti of a bearer token."""
+        return self.params.get("nonce") or (jti_of(self.authorization) if self.authorization else "")
+
+    @property
+    def user_key(self) -> str:
+        """Return the user key that the request names, proved or not."""
+        return self.params.get("userKey") or (user_key_of(self.authorization) if self.authorization else "")
 
     def base_string(self) -> str:
         """Return what a client that signs must have signed."""
@@ -62,13 +69,14 @@ class Admission:
 
     nonce_scope: str | None = None
     nonce: str = ""
+    repeated: Refusal | None = None  # what a nonce that is known by now is answered with
 
     def check(self, door: Door) -> None:
         """Raise Refusal when the nonce is known by now."""
         if self.nonce_scope is None:
             return
         if door.memory.knows(self.nonce_scope, self.nonce, door.nonces, door.elapsed_s):
-            raise Refusal(403004, "Duplicate nonce")
+            raise self.repeated or Refusal(403004, "Duplicate nonce")
 
     def burn(self, door: Door) -> None:
         """Remember the nonce."""
@@ -99,14 +107,18 @@ def _signed(incoming: Incoming, site: SiteState, door: Door) -> Admission:
     revoked_with = site.revoked_with(user_key) if user_key else None
     expected = [sign(base, secret) for secret in secrets]
     if revoked_with == 403003:
-        raise replaced_secret_refusal(incoming, secrets[0])
+        raise replaced_secret_refusal(incoming, secrets[0] if secrets else b"")
     if revoked_with is not None:
         raise Refusal(revoked_with, "the user key was revoked")
     if (params.get("sig") or "") not in expected:
-        raise signature_refusal(base, expected[0])
+        raise signature_refusal(base, expected[0] if expected else "")
     _check_timestamp(params.get("timestamp") or "", door)
     scope = {"key": f"{site.name}/{user_key}", "site": site.name, "server": ""}[door.nonces.scope]
-    admission = Admission(scope, incoming.nonce)
+    return _once(Admission(scope, incoming.nonce), door)
+
+
+def _once(admission: Admission, door: Door) -> Admission:
+    """Refuse a nonce that is known, and burn it now if it is to be burnt before refusals."""
     admission.check(door)
     if door.nonces.burnt == "before_refusals":
         admission.burn(door)
@@ -156,8 +168,19 @@ def _secret(incoming: Incoming, site: SiteState, door: Door) -> Admission:
 
 
 def _bearer(incoming: Incoming, site: SiteState, door: Door) -> Admission:
-    """Refuse a bearer token: no key of this server has an RSA key pair."""
-    raise Refusal(400008, "Invalid authentication header : bearer tokens are not accepted by this site")
+    """Check a bearer token: over TLS, signed by a key pair of its user key, in time, and new (gigya-api 1.5)."""
+    if incoming.scheme != "https":
+        raise Refusal(400001, "Invalid request format : bearer tokens need HTTPS")
+    token = read_token(incoming.authorization)
+    site.accepted_secrets(token.user_key)  # refuses an unknown key
+    revoked_with = site.revoked_with(token.user_key)
+    if revoked_with is not None:
+        raise Refusal(BAD_HEADER if revoked_with == 403003 else revoked_with, "the user key was revoked")
+    token.verify(site.settings.keys[token.user_key].public_keys)
+    _check_timestamp(str(token.issued_s), door)
+    scope = {"key": f"{site.name}/{token.user_key}", "site": site.name, "server": ""}[door.nonces.scope]
+    repeated = Refusal(door.nonces.reused_jti_code, "Invalid authentication header : the jti was used before")
+    return _once(Admission(f"jti {scope}", token.jti, repeated), door)
 
 
 MODES: tuple[tuple[Callable[[Incoming], bool], Callable[[Incoming, SiteState, Door], Admission]], ...] = (

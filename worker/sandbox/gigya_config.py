@@ -9,9 +9,11 @@ import base64
 import binascii
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from worker.sandbox.gigya_keys import public_key_of
 
 Json: TypeAlias = JsonValue  # a recursive alias that pydantic can check
 
@@ -67,19 +69,31 @@ class Providers(Settings):
 
 
 class Key(Settings):
-    """An application or user key. Several secrets are accepted at once, as in the middle of a rotation."""
+    """An application or user key. Several secrets or key pairs are accepted at once, as in a rotation."""
 
-    secrets: tuple[str, ...] = Field(repr=False)
+    secrets: tuple[str, ...] = Field(default=(), repr=False)  # for signatures, and sent along over TLS
+    public_keys: tuple[str, ...] = ()  # PEM: of the key pairs that may sign bearer tokens
     refused_with: int | None = None  # revoked: answer this code (403003, 403005, 403010, ...) whatever the signature
 
     @field_validator("secrets")
     @classmethod
     def _decodable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("a key needs at least one secret")
         for secret in value:
             decode_secret(secret)
         return value
+
+    @field_validator("public_keys")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pem in value:
+            public_key_of(pem)
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_proved(self) -> Self:
+        if not self.secrets and not self.public_keys:
+            raise ValueError("a key needs a secret or a public key")
+        return self
 
 
 def _local_keys() -> Mapping[str, Key]:
@@ -110,6 +124,7 @@ class Nonces(Settings):
     retention_s: Seconds | None = 600.0  # 0 = none, null = for ever
     burnt: Literal["before_refusals", "after_refusals"] = "before_refusals"  # after: only what was executed is burnt
     scope: Literal["key", "site", "server"] = "key"
+    reused_jti_code: int = 400008  # a bearer token's second use; no public source names the code
 
 
 class Latency(Settings):

@@ -249,8 +249,9 @@ class Engine:
         """Return the answer of a fault that keeps an admitted request from being executed."""
         answer = self._made_up(fault, arrival)
         user_key = incoming.params.get("userKey")
-        if fault.kind == "code" and fault.code == 403003 and user_key:
-            shown = replaced_secret_refusal(incoming, site.accepted_secrets(user_key)[0]).fields
+        secrets = site.accepted_secrets(user_key) if user_key else ()
+        if fault.kind == "code" and fault.code == 403003 and secrets:
+            shown = replaced_secret_refusal(incoming, secrets[0]).fields
             answer.body = answer.body | shown | dict(fault.fields)
         return answer
 
