@@ -12,12 +12,13 @@ import worker
 
 FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"errors", "exits", "clock", "metrics", "reasons"},
-    {"model", "logs"},
+    {"model", "logs", "watch"},
     {"gigya", "codecs"},
     {"mapping"},
     {"delivery", "kafka", "deadletters"},
     {"pipeline"},
-    {"admin", "status", "preflight"},
+    {"admin", "inspect", "preflight", "reload"},
+    {"status"},
     {"settings"},
     {"app"},
     {"cli"},

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import structlog
@@ -38,6 +39,7 @@ from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets
+from worker.reload import RulesReload
 from worker.settings.rotation import KeyWatch
 from worker.settings.site_files import credentials_of
 from worker.settings.tree import Loaded, Settings
@@ -56,10 +58,12 @@ async def run(
     until_end: bool = False,
     accept_gap: bool = False,
     reread: Callable[[], Loaded] | None = None,
+    reread_rules: Callable[[], RuleSet] | None = None,
 ) -> int:
     """Run the worker until it is told to stop, or to the ends seen at start; return the exit code.
 
-    `reread` reads the settings again: with it, keys can be rotated while the worker runs.
+    `reread` reads the settings again: with it, keys can be rotated while the worker runs. `reread_rules` does the same
+    for the rules. Both block and raise Refused.
     Raises StartFailed when something outside is missing; nothing has been consumed then.
     """
     settings = loaded.settings
@@ -70,33 +74,16 @@ async def run(
     marks = _user_marks(credentials)
     watch = KeyWatch(loaded, credentials, reread, clock=clock, metrics=metrics) if reread is not None else None
     async with _senders(settings, credentials, clock, metrics, marks) as senders, _producer(settings) as producer:
-        letters = _letters(settings, producer, clock, metrics)
-        offsets, ledger = Offsets(), Ledger()
-        mapper = Mapper(rules)
-        handler = Handler(
-            decode=mapper.decode,
-            mapper=mapper,
-            rules_digest=rules.digest,
-            letters=letters,
-            offsets=offsets,
-            ledger=ledger,
-            guard=FloodGuard(settings.flood_guard),
-            clock=clock,
-            metrics=metrics,
-            user_mark=marks,
-            max_held_bytes=settings.delivery.max_buffer_bytes,
-        )
-        lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
-        handler.queue = lanes
+        parts = _parts(settings, rules, senders, producer, clock, metrics, marks)
         source = _source(settings, clock, accept_gap=accept_gap)
         _keep_to_the_lease(senders, source, settings, clock)
         group_quota = _group_quota(settings, senders, source, clock)
         engine = Engine(
             source=source,
-            handler=handler,
-            lanes=lanes,
-            offsets=offsets,
-            ledger=ledger,
+            handler=parts.handler,
+            lanes=parts.lanes,
+            offsets=parts.offsets,
+            ledger=parts.ledger,
             clock=clock,
             metrics=metrics,
             max_ahead=settings.delivery.max_ahead,
@@ -104,27 +91,67 @@ async def run(
             until_end=until_end,
             notes=group_quota,
         )
+        reload = None
+        if reread_rules is not None:
+            reload = RulesReload(settings.rules, reread_rules, parts.handler, clock=clock, metrics=metrics)
         view = WorkerView(
             engine=engine,
-            handler=handler,
-            lanes=lanes,
-            ledger=ledger,
-            letters=letters,
+            handler=parts.handler,
+            lanes=parts.lanes,
+            ledger=parts.ledger,
+            letters=parts.letters,
             senders=senders,
             metrics=metrics,
-            rules_digest=rules.digest,
+            reload=reload,
             version=worker_version(),
         )
         async with _admin(settings, view):
             log.info("worker.started", group=settings.kafka.group_id, topics=settings.kafka.topics, rules=rules.digest)
-            beside = _beside(senders, group_quota, watch)
-            ended = await _run_until_told(engine, beside, hangup=watch.look_now if watch is not None else None)
-        return _conclude(ended, engine, ledger, until_end=until_end)
+            beside = _beside(senders, group_quota, watch, reload)
+            ended = await _run_until_told(engine, beside, hangup=_look_now(watch, reload))
+        return _conclude(ended, engine, parts.ledger, until_end=until_end)
 
 
-def _letters(settings: Settings, producer: KafkaProducer, clock: SystemClock, metrics: Metrics) -> DeadLetterWriter:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The pipeline below the engine."""
+
+    offsets: Offsets
+    ledger: Ledger
+    letters: DeadLetterWriter
+    handler: Handler
+    lanes: Lanes
+
+
+def _parts(
+    settings: Settings,
+    rules: RuleSet,
+    senders: Mapping[str, Sender],
+    producer: KafkaProducer,
+    clock: SystemClock,
+    metrics: Metrics,
+    marks: Callable[[str, str], str],
+) -> _Parts:
     topic = settings.kafka.dead_letter_topic
-    return DeadLetterWriter(topic=topic, producer=producer, clock=clock, rng=random.Random(), metrics=metrics)
+    letters = DeadLetterWriter(topic=topic, producer=producer, clock=clock, rng=random.Random(), metrics=metrics)
+    offsets, ledger = Offsets(), Ledger()
+    mapper = Mapper(rules)
+    handler = Handler(
+        decode=mapper.decode,
+        mapper=mapper,
+        rules_digest=rules.digest,
+        letters=letters,
+        offsets=offsets,
+        ledger=ledger,
+        guard=FloodGuard(settings.flood_guard),
+        clock=clock,
+        metrics=metrics,
+        user_mark=marks,
+        max_held_bytes=settings.delivery.max_buffer_bytes,
+    )
+    lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
+    handler.queue = lanes
+    return _Parts(offsets, ledger, letters, handler, lanes)
 
 
 def _group_quota(
@@ -136,7 +163,7 @@ def _group_quota(
 
 
 def _beside(
-    senders: Mapping[str, Sender], group_quota: GroupQuota, watch: KeyWatch | None
+    senders: Mapping[str, Sender], group_quota: GroupQuota, watch: KeyWatch | None, reload: RulesReload | None
 ) -> dict[str, Coroutine[None, None, None]]:
     """Return what runs as long as the engine does, by name."""
     work: dict[str, Coroutine[None, None, None]] = {f"site-{name}": sender.run() for name, sender in senders.items()}
@@ -144,7 +171,20 @@ def _beside(
         work["group-quota"] = group_quota.run()
     if watch is not None:
         work["key-watch"] = watch.run(senders)
+    if reload is not None:
+        work["rules-watch"] = reload.run()
     return work
+
+
+def _look_now(watch: KeyWatch | None, reload: RulesReload | None) -> Callable[[], None]:
+    """Return what SIGHUP does: read keys and rules again."""
+
+    def look_now() -> None:
+        for each in (watch, reload):
+            if each is not None:
+                each.look_now()
+
+    return look_now
 
 
 async def _run_until_told(

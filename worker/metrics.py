@@ -80,6 +80,10 @@ class Metrics:
             "rate_per_second", "Permits per second the quota grants now; -1 without a limit.", "site"
         )
         self.site_open = gauge("site_open", "1 when the site is open, 0 in an outage or stopped.", "site")
+        self.rules_reloads = counter("rules_reloads", "Changed rules files, by result (ok, refused).", "result")
+        self.rules_refused = gauge(
+            "rules_refused", "1 while the rules file holds what is refused; a restart would fail."
+        )
         self.key_rotations = counter("key_rotations", "Keys that were exchanged while the worker ran.", "site")
         self.key_rotations_refused = counter(
             "key_rotations_refused", "Times that changed keys or settings were refused, and the old keys stayed."

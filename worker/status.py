@@ -17,6 +17,7 @@ from worker.pipeline.engine import Engine, PartitionStatus
 from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
+from worker.reload import RulesReload
 
 
 class WorkerView:
@@ -32,7 +33,7 @@ class WorkerView:
         letters: DeadLetterWriter,
         senders: Mapping[str, Sender],
         metrics: Metrics,
-        rules_digest: str,
+        reload: RulesReload | None,
         version: str,
     ) -> None:
         self._engine = engine
@@ -42,7 +43,7 @@ class WorkerView:
         self._letters = letters
         self._senders = senders
         self._metrics = metrics
-        self._rules_digest = rules_digest
+        self._reload = reload
         self._version = version
 
     def livez(self) -> tuple[bool, str]:
@@ -58,6 +59,7 @@ class WorkerView:
         parts["dead_letters"] = self._letters_part()
         parts["flood_guard"] = self._guard_part()
         parts["ledger"] = self._ledger_part()
+        parts["rules"] = self._rules_part()
         return {"ready": all(part["state"] in ("ok", "open") for part in parts.values()), **parts}
 
     def status(self) -> Mapping[str, Json]:
@@ -65,7 +67,7 @@ class WorkerView:
         unfinished = self._engine.unfinished()
         return {
             "version": self._version,
-            "rules_digest": self._rules_digest,
+            "rules_digest": self._handler.rules_digest,
             "partitions": [_partition_part(partition) for partition in self._engine.partitions()],
             "lanes": {
                 name: {
@@ -162,6 +164,14 @@ class WorkerView:
         if flood is None:
             return {"state": "ok"}
         return {"state": "held", "reason": flood.reason, "text": flood.text, "remedy": flood.remedy}
+
+    def _rules_part(self) -> dict[str, Json]:
+        part: dict[str, Json] = {"state": "ok", "in_force": self._handler.rules_digest}
+        if self._reload is not None and self._reload.refused:
+            # Ready all the same: the rules in force do their work. A restart would not come up.
+            part["refused"] = list(self._reload.refused)
+            part["remedy"] = "The rules file was changed and is wrong. Correct it: a restart would fail."
+        return part
 
     def _ledger_part(self) -> dict[str, Json]:
         imbalances = self._ledger.imbalances(self._engine.unfinished())

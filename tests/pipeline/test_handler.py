@@ -246,7 +246,7 @@ async def test_a_record_is_mapped_by_one_version_of_the_rules_and_its_letter_nam
     house = House()
     async with house.running():
         house.take(b"broken", b"one")
-        house.handler.use_rules(TableMapper({}), "0ther")
+        house.handler.use_rules(TableMapper({}), "0ther", decode)
         house.take(b"broken", b"one", first=2)
         house.handler.call_ended(house.queue.jobs[0], failed())
         await settle()

@@ -35,7 +35,7 @@ def run(
     ] = False,
 ) -> None:
     """Read events and make calls until SIGTERM or Ctrl-C; a second one cancels what is still under way."""
-    from worker.cli.loading import settings_and_rules
+    from worker.cli.loading import rules_of, settings_and_rules
     from worker.settings.site_files import secrets_of
     from worker.settings.tree import load, secret_values
 
@@ -49,7 +49,14 @@ def run(
 
     key_lines = {line for site in settings.sites.values() for line in secrets_of(site)}
     logs.configure(secrets=secret_values(settings) | key_lines)
-    work = app.run(loaded, rules, until_end=until_end, accept_gap=accept_gap, reread=lambda: load(config))
+    work = app.run(
+        loaded,
+        rules,
+        until_end=until_end,
+        accept_gap=accept_gap,
+        reread=lambda: load(config),
+        reread_rules=lambda: rules_of(settings),
+    )
     raise typer.Exit(run_on_loop(work))
 
 

@@ -97,8 +97,9 @@ class Handler:
         self.changed = asyncio.Event()  # a record ended: there may be room, or something to commit
         self.tripped = asyncio.Event()  # the flood guard holds the worker
 
-    def use_rules(self, mapper: Mapper, digest: str) -> None:
-        """Map by other rules from the next record on. Records that have started keep the calls they have."""
+    def use_rules(self, mapper: Mapper, digest: str, decode: Callable[[Record], tuple[Event, ...]]) -> None:
+        """Read and map by other rules from the next record on. Records that have started keep the calls they have."""
+        self._decode = decode
         self._mapper = mapper
         self._rules_digest = digest
 
