@@ -23,9 +23,10 @@ from typing import Final
 from worker.errors import Problem, RecordError, Unmappable
 from worker.gigya.calls import Call, ParameterError
 from worker.mapping.document import Place
+from worker.mapping.facts import facts_of, shown
 from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import Example, ExpectedCall, Rule, RuleSet
-from worker.mapping.scan import Path, walk
+from worker.mapping.scan import walk
 from worker.mapping.view import View
 from worker.model import Event, Json, KafkaRecord
 
@@ -33,7 +34,6 @@ from worker.model import Event, Json, KafkaRecord
 _TIMESTAMP_MS: Final = 1_767_225_600_000
 _MAX_SWAPS: Final = 50
 _EXACT: Final = 2**53
-_SHOWN_CHARS: Final = 60
 
 
 def run(rules: RuleSet) -> tuple[Problem, ...]:
@@ -144,14 +144,8 @@ class _Check:
             return ""
         if isinstance(items, list):
             view = view.of_item(items[0])
-        facts = [when.source]
-        for path in when.fields.paths:
-            depth, value = walk(view.variable(path.root), path.keys)
-            if depth == len(path.keys):
-                facts.append(f"{path} is {_shown(json.dumps(value, ensure_ascii=False))}")
-            else:
-                facts.append(f"{Path(path.root, path.keys[: depth + 1])} is missing")
-        of = f" for all {len(items)} elements; of the first" if isinstance(items, list) else ""
+        facts = (when.source, *facts_of(when, view.variable))
+        of = " for every element; the first:" if isinstance(items, list) else ""
         return f"when is false{of} ({', '.join(facts)})"
 
     # Comparing
@@ -190,7 +184,7 @@ class _Check:
             want, got = wanted.get(name), call.params.get(name)
             if (want is None and name == "context") or _same(want, got):
                 continue
-            want_text, got_text = _shown(want or "nothing"), _shown(got or "nothing")
+            want_text, got_text = shown(want or "nothing"), shown(got or "nothing")
             yield expected.place, f"{name}: expected {want_text}, got {got_text}", "change the rule or the example"
 
     # Kinds of numbers
@@ -300,9 +294,5 @@ def _same(want: str | None, got: str | None) -> bool:
 
 
 def _call_text(call: Call) -> str:
-    params = ", ".join(f"{name} {_shown(value)}" for name, value in call.params.items() if name != "context")
+    params = ", ".join(f"{name} {shown(value)}" for name, value in call.params.items() if name != "context")
     return f"{call.method.rule_key} with {params}"
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
