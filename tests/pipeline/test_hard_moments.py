@@ -195,3 +195,19 @@ async def test_a_bug_in_an_attempt_while_draining_ends_the_worker_instead_of_han
     with pytest.raises(BaseExceptionGroup):
         member.task.result()
     await world.close()
+
+
+async def test_the_lag_grows_while_an_outage_keeps_the_partition_from_being_read() -> None:
+    world = World()
+    world.append(*(f"u{number}" for number in range(50)))
+    world.site.blocked = {f"u{number}" for number in range(50)}
+    member = world.start(max_ahead=16)
+    member.source.highwater = lambda partition: 50  # as of the last fetch, and no further one is made
+    await world.clock.advance(20)
+    assert [partition.lag for partition in member.engine.partitions()] == [50]
+
+    world.append(*(f"u{number}" for number in range(50)))
+    await world.clock.advance(20)
+
+    assert [partition.lag for partition in member.engine.partitions()] == [100]
+    await world.close()

@@ -28,6 +28,8 @@ from worker.pipeline.offsets import Offsets, PartitionProgress
 log = structlog.get_logger(__name__)
 
 COMMIT_EVERY_S = 1.0
+# How often the partitions' ends are asked for. A fetch tells them, too, but in an outage nothing is fetched.
+ENDS_EVERY_S = 15.0
 # Records are taken for so long at a stretch; then senders, heartbeats and commits get their turn. Without it a backlog
 # that is already buffered would starve them, since a read of buffered records does not suspend.
 SLICE_S = 0.005
@@ -154,6 +156,7 @@ class Engine:
         self._commit_lock = asyncio.Lock()
         self._turn = 0
         self._listen_again_s = 0.0
+        self._newest_ends: Mapping[TopicPartition, int] = {}
         self._pending: dict[TopicPartition, _Pending] = {}
         self.last_commit_error = ""
         self.has_joined = False
@@ -203,6 +206,7 @@ class Engine:
             tasks.create_task(self._handler.run(), name="dead-letters")
             tasks.create_task(self._commit_loop(), name="commit")
             tasks.create_task(self._guard_watch(), name="flood-guard")
+            tasks.create_task(self._watch_ends(), name="ends")
 
     async def _guard_watch(self) -> None:
         await self._handler.tripped.wait()
@@ -211,6 +215,16 @@ class Engine:
         flood = self._handler.flood
         assert flood is not None  # noqa: S101  # tripped is set after the guard has decided
         log.error("flood_guard.held", reason=flood.reason, text=flood.text, remedy=flood.remedy)
+
+    async def _watch_ends(self) -> None:
+        """Keep the lag true while nothing is read: it is what tells how long an outage may still last."""
+        while True:
+            await self._clock.sleep(ENDS_EVERY_S)
+            owned = [progress.partition for progress in self._offsets if not progress.is_closing]
+            try:
+                self._newest_ends = await self._source.end_offsets(owned) if owned else {}
+            except WorkerError:
+                continue  # the broker is away: the last known ends stay, and readiness tells of the broker
 
     # Reading
 
@@ -436,7 +450,8 @@ class Engine:
 
     def _partition_status(self, progress: PartitionProgress) -> PartitionStatus:
         blocker = progress.blocker
-        end = self._source.highwater(progress.partition)
+        known = (self._source.highwater(progress.partition), self._newest_ends.get(progress.partition))
+        end = max((end for end in known if end is not None), default=None)
         return PartitionStatus(
             partition=progress.partition,
             position=progress.position,
