@@ -1,0 +1,62 @@
+"""What the worker says about itself: whoever is asked why nothing moves finds it here."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from tests.delivery.fakes import make_scene, reply
+from worker.metrics import Metrics
+from worker.status import WorkerView
+
+
+def view_of(sender: object, **engine: object) -> WorkerView:
+    """Return the view of a worker in which all is well but for what is given."""
+    state = {"has_joined": True, "last_commit_error": "", "partitions": list, "lost": dict, "unfinished": dict}
+    return WorkerView(
+        engine=SimpleNamespace(**state | engine),  # type: ignore[arg-type]
+        handler=SimpleNamespace(flood=None, held_bytes=0, rules_digest="d1g35t"),  # type: ignore[arg-type]
+        lanes=SimpleNamespace(statistics=dict),  # type: ignore[arg-type]
+        ledger=SimpleNamespace(  # type: ignore[arg-type]
+            imbalances=lambda _: [], total=lambda _: "", balanced=lambda _: True, lines=lambda _: {}
+        ),
+        letters=SimpleNamespace(  # type: ignore[arg-type]
+            status=lambda: SimpleNamespace(failing_since_s=None, waiting=0, written=0)
+        ),
+        senders={"main": sender},  # type: ignore[dict-item]
+        metrics=Metrics(),
+        reload=None,
+        version="0",
+    )
+
+
+def test_a_worker_in_which_all_is_well_is_ready() -> None:
+    assert view_of(make_scene().sender).readyz()["ready"] is True
+
+
+@pytest.mark.parametrize("last_commit_error", ["", "no answer in time"])
+def test_a_worker_whose_heartbeats_go_unanswered_is_not_ready_and_says_that_it_makes_no_calls(
+    last_commit_error: str,
+) -> None:
+    answer = view_of(make_scene(may_write=lambda: False).sender, last_commit_error=last_commit_error).readyz()
+
+    assert answer["ready"] is False
+    assert answer["kafka"]["state"] == "no_heartbeat"
+    assert "none is started" in answer["kafka"]["reason"]
+
+
+def test_a_worker_that_has_not_joined_yet_does_not_miss_heartbeats() -> None:
+    answer = view_of(make_scene(may_write=lambda: False).sender, has_joined=False).readyz()
+
+    assert answer["kafka"]["state"] == "joining"
+
+
+async def test_the_status_tells_that_the_days_limit_is_reached() -> None:
+    scene = make_scene(lambda _: reply(403048), quota_per_s=50.0)
+    scene.start()
+    scene.add(*(f"u{number}" for number in range(20)))
+    await scene.advance(600.0, step_s=1.0)
+    await scene.stop()
+
+    assert view_of(scene.sender).status()["gates"]["main"]["quota"] == "exhausted"
