@@ -23,6 +23,16 @@ from worker.model import Event, Json, Record
 Decode = Callable[[Record], tuple[Event, ...]]
 
 
+# Header names that make a record worth a closer look: in the spellings that are met, so that a plain record costs one
+# look-up for each header. What is written in another way is no sign of a CloudEvent.
+_SIGNS_OF_TYPE: Final = frozenset(
+    {"content-type", "Content-Type", "Content-type", "CONTENT-TYPE", "contentType", "contenttype", "ContentType"}
+)
+_SIGNS: Final = _SIGNS_OF_TYPE | {
+    f"{prefix}{name}" for prefix in ("ce_", "ce-", "CE_", "CE-", "Ce_", "Ce-") for name in cloudevents.REQUIRED
+}
+
+
 class Format(StrEnum):
     """What a source's records are."""
 
@@ -34,12 +44,14 @@ class Format(StrEnum):
 
 def auto(record: Record) -> tuple[Event, ...]:
     """Return the record's events, whatever of the formats it has. Raises Undecodable."""
-    for name, _ in record.headers:
-        if name in cloudevents.SIGNS:
-            mode = cloudevents.mode_of(record.headers)
-            if mode is not None:
-                return cloudevents.read(record, mode)
-            break
+    headers = record.headers
+    if headers:
+        for name, header in headers:
+            if name in _SIGNS and (name not in _SIGNS_OF_TYPE or b"cloudevents" in (header or b"").lower()):
+                mode = cloudevents.mode_of(headers)
+                if mode is not None:
+                    return cloudevents.read(record, mode)
+                break
     value = record.value
     if value is None:
         return ()

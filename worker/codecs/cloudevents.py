@@ -54,13 +54,6 @@ _CONTENT_TYPES: Final = ("content-type", "contenttype")
 _MEDIA_TYPE: Final = "application/cloudevents"
 _BATCH: Final = "application/cloudevents-batch"
 
-# Header names that make a record worth a closer look: as they are written, so that a plain record costs one look-up
-# for each header. What is not here in this very spelling is no sign of a CloudEvent.
-SIGNS: Final = frozenset(
-    {"content-type", "Content-Type", "Content-type", "CONTENT-TYPE", "contentType", "contenttype", "ContentType"}
-    | {f"{prefix}{name}" for prefix in ("ce_", "ce-", "CE_", "CE-", "Ce_", "Ce-") for name in REQUIRED}
-)
-
 
 class Mode(Enum):
     """How a CloudEvent travels in a record."""
