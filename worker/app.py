@@ -306,6 +306,35 @@ async def _admin(settings: Settings, view: WorkerView) -> AsyncIterator[None]:
         await admin.stop()
 
 
+async def stoppable(work: Coroutine[object, object, int]) -> int:
+    """Run `work`; SIGTERM or SIGINT before it handles them itself, while it starts, cancels it: exit code 0.
+
+    Nothing has been consumed then. Without it the process would die of the signal, and as a container's first process
+    (which the kernel gives no default reaction) not even that.
+    """
+    loop = asyncio.get_running_loop()
+    working = asyncio.ensure_future(work)
+    has_come = False
+
+    def heard(name: str) -> None:
+        nonlocal has_come
+        has_come = True
+        log.info("worker.stopped", ended="while starting", signal=name)
+        working.cancel()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, heard, each.name)
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if not has_come:
+            raise
+        return OK
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+
 @contextmanager
 def _signals(
     *, first: Callable[[], object], second: Callable[[], object], hangup: Callable[[], None] | None

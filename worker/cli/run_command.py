@@ -57,7 +57,7 @@ def run(
         reread=lambda: load(config),
         reread_rules=lambda: rules_of(settings),
     )
-    raise typer.Exit(run_on_loop(work))
+    raise typer.Exit(run_on_loop(app.stoppable(work)))
 
 
 def run_on_loop(work: Coroutine[object, object, int]) -> int:

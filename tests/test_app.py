@@ -1,0 +1,46 @@
+"""The worker as a whole, as far as it can be seen without its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from worker import app
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_while_the_worker_starts_ends_it_cleanly(number: signal.Signals) -> None:
+    has_cleaned_up = False
+
+    async def start() -> int:
+        nonlocal has_cleaned_up
+        try:
+            await asyncio.Event().wait()
+        finally:
+            has_cleaned_up = True
+        return 1
+
+    starting = asyncio.create_task(app.stoppable(start()))
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), number)
+
+    assert await asyncio.wait_for(starting, timeout=5) == 0
+    assert has_cleaned_up
+
+
+async def test_what_a_run_returns_is_its_exit_code() -> None:
+    async def run() -> int:
+        return 3
+
+    assert await app.stoppable(run()) == 3
+
+
+async def test_a_start_that_fails_is_heard_of() -> None:
+    async def run() -> int:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await app.stoppable(run())
