@@ -41,12 +41,12 @@ class Layer:
     """What one source says. A layer's own mistakes are in `problems`; what it could not read is not in `tree`."""
 
     folder: FilePath  # what relative paths in this layer are relative to
-    tree: dict[str, Tree] = field(default_factory=dict)
+    tree: dict[str, Tree] = field(default_factory=dict, repr=False)  # it may hold secrets, and so may the file
     origins: dict[Path, Origin] = field(default_factory=dict)
     keys: dict[Path, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     faulty: set[Path] = field(default_factory=set)  # places that already have a problem
-    file: YamlFile | None = None
+    file: YamlFile | None = field(default=None, repr=False)
 
     def origin(self, path: Path) -> Origin | None:
         """Return who set this very value, or the list or mapping that holds it; None if this layer did not."""

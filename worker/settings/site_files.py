@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def secrets_of(site: SiteSettings) -> Iterator[str]:
         except ValueError:
             return
     for text in texts:
-        yield from (line for line in text.split() if len(line) >= 32)
+        # Line by line, because what quotes a part of it is not to be read either.
+        yield from re.findall(r"[A-Za-z0-9+/=]{32,}", text.replace("\\n", "\n"))
 
 
 def _text_of(file: Path) -> str:
