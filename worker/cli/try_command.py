@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -103,16 +104,17 @@ def try_rules(
     setting = _setting(config, rules, needs_kafka=last is not None)
     # What is older than max_age is told as of now: that is when the worker would make the calls.
     now_s = time.time()
-    sample: Sample
-    if last is not None:
-        sample = _last_of_topic(setting, last, topic, time_limit_s)
-    else:
-        sample = _of_file(setting, file, topic, now_s, is_kcat=kcat)
     differs = False
-    if diff is not None:
-        differs = _show_difference(setting, diff, sample, output)
-    else:
-        _show(setting, sample, output, now_s=now_s, with_requests=request, caps=caps if coverage else None)
+    with contextlib.ExitStack() as files:
+        sample: Sample
+        if last is not None:
+            sample = _last_of_topic(setting, last, topic, time_limit_s)
+        else:
+            sample = _of_file(setting, files, file, topic, now_s, is_kcat=kcat)
+        if diff is not None:
+            differs = _show_difference(setting, diff, sample, output)
+        else:
+            _show(setting, sample, output, now_s=now_s, with_requests=request, caps=caps if coverage else None)
     if sample.damage:
         _say(sample.damage)
     if differs or sample.damage:
@@ -244,8 +246,10 @@ def _last_of_topic(setting: _Setting, count: int, topic: str | None, time_limit_
     return asyncio.run(read())
 
 
-def _of_file(setting: _Setting, file: Path | None, topic: str | None, now_s: float, *, is_kcat: bool) -> Sample:
-    """Open a file, or standard input. Raises Unreadable."""
+def _of_file(
+    setting: _Setting, files: contextlib.ExitStack, file: Path | None, topic: str | None, now_s: float, *, is_kcat: bool
+) -> Sample:
+    """Open a file, to be closed with `files`, or take standard input. Raises Unreadable."""
     from worker.inspect.samples import Recording, Unreadable
 
     if topic is None:
@@ -260,7 +264,7 @@ def _of_file(setting: _Setting, file: Path | None, topic: str | None, now_s: flo
         name, stream = "stdin", sys.stdin.buffer
     else:
         try:
-            name, stream = str(file), file.open("rb")
+            name, stream = str(file), files.enter_context(file.open("rb"))
         except OSError as error:
             raise Unreadable(f"{file} cannot be read ({error.strerror or type(error).__name__})") from error
     return Recording(name, stream, topic=topic, now_ms=int(now_s * 1000), is_kcat=is_kcat)
