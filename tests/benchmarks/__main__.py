@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one run each, with fewer events; rough figures")
     parser.add_argument("--runs", type=int, help=f"runs of each benchmark (default {RUNS})")
     parser.add_argument("--profile", metavar="NAME", choices=BENCHES, help="one run, and where its CPU time went")
-    parser.add_argument("--stacks", metavar="FILE", type=Path, help="with --profile: keep the samples, for a flame graph")
+    parser.add_argument(
+        "--stacks", metavar="FILE", type=Path, help="with --profile: keep the samples, for a flame graph"
+    )
     chosen = parser.parse_args(arguments)
     names = [chosen.profile] if chosen.profile else chosen.only or list(BENCHES)
     runs = 1 if chosen.profile else chosen.runs or (1 if chosen.quick else RUNS)

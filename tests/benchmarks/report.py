@@ -72,5 +72,3 @@ def profile(file: Path, top: int = 25) -> str:
 def _is_ours(name: str) -> bool:
     """Return whether a function is the worker's, and not of the frame that everything runs in."""
     return name.split("/")[0] in _ROOMS
-
-
