@@ -58,9 +58,17 @@ def literal_action(rule: Rule) -> str | None:
 
 
 def action_lines(
-    part: str, rules: Sequence[Rule], actions: Mapping[str, Action] | None, *, why_not: str
+    part: str,
+    rules: Sequence[Rule],
+    actions: Mapping[str, Action] | None,
+    *,
+    why_not: str,
+    is_accepted: bool = False,
 ) -> Iterator[Line]:
-    """Yield a line for each action that one site's rules name. `actions` None: it could not be asked (`why_not`)."""
+    """Yield a line for each action that one site's rules name.
+
+    `actions` None: it could not be asked (`why_not`), or, where it has accepted the question, its answer has no list.
+    """
     by_action: dict[str, list[Rule]] = {}
     for rule in rules:
         if rule.method is not NOTIFY_ACTION:
@@ -71,7 +79,12 @@ def action_lines(
             found = f"rule {rule.name} takes the action from the event: no list can tell whether the site knows it"
             yield Line(part, Check.ACTION, "${ }", State.NOT_CHECKED, found)
     for name, users in by_action.items():
-        yield _line(part, name, users, actions, why_not)
+        if actions is None and is_accepted and name != RESERVED_ACTION:
+            found = f"gm.getActionConfig answers without a list of actions; {_sent(users)}"
+            remedy = "Look the action up in the Console (Loyalty > Actions), and give SAP the answer's callId."
+            yield Line(part, Check.ACTION, name, State.FAILED, found, remedy)
+        else:
+            yield _line(part, name, users, actions, why_not)
 
 
 def _line(part: str, name: str, users: Sequence[Rule], actions: Mapping[str, Action] | None, why_not: str) -> Line:

@@ -135,10 +135,13 @@ class Inquiry:
 
     def lines(self) -> list[Line]:
         """Return what is known by now, in order."""
-        why = judging.why_not(self.facts)
-        if self._actions is None and self.facts.is_accepted:
-            why = f"{GET_ACTION_CONFIG.name} answers without a list of actions"
-        actions = action_lines(self.facts.part, self._rules, self._actions, why_not=why)
+        actions = action_lines(
+            self.facts.part,
+            self._rules,
+            self._actions,
+            why_not=judging.why_not(self.facts),
+            is_accepted=self.facts.is_accepted,
+        )
         return [*judging.lines(self.facts), *actions]
 
     async def _host(self, host: Host) -> list[Line]:

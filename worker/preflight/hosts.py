@@ -79,6 +79,8 @@ async def _resolved(host: Host, network: Network) -> str:
         return "is an address"
     async with asyncio.timeout(HOST_LIMIT_S):
         addresses = await network.resolve(host.name, host.port)
+    if not addresses:
+        raise socket.gaierror(socket.EAI_NONAME, "no address")
     return f"{addresses[0]}" + (f" and {len(addresses) - 1} more" if len(addresses) > 1 else "")
 
 

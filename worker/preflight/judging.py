@@ -246,7 +246,15 @@ def _site_wide_line(facts: SiteFacts, check: Check, blamed: Sequence[Blame]) -> 
         return Line(facts.part, check, "", State.OK, _accepted(facts, check))
     if by := next((blame for blame in blamed if check in _PROVED_BY_REFUSAL.get(blame.check, ())), None):
         return Line(facts.part, check, "", State.OK, f"not what {by.asked.method} was refused for; see {by.check}")
+    if check is Check.CREDENTIALS and facts.asked and not _has_failure(facts, blamed):
+        found = "nothing has proved them: gm.getActionConfig cannot be asked, and an empty call may not look at them"
+        return Line(facts.part, check, "", State.WARNING, found, remedy_for("unproven", site=facts.name))
     return Line(facts.part, check, "", State.NOT_CHECKED, _see(facts, "", blamed, (check,)))
+
+
+def _has_failure(facts: SiteFacts, blamed: Sequence[Blame]) -> bool:
+    states = [blame.state for blame in blamed] + [line.state for line in facts.network]
+    return State.FAILED in states
 
 
 def _accepted(facts: SiteFacts, check: Check) -> str:

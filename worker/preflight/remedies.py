@@ -45,6 +45,7 @@ _REMEDIES: Mapping[str, str] = {
     "method_gone": _ASK_SAP,
     "site_configuration": "Look at the site's domains, applications and providers in the Console (Site Settings, Site"
     " Setup).",
+    "unproven": "Send one real call for a test user, and watch /readyz.",
     "rate_limited": "Wait, and run preflight again. If it lasts, something else uses the quota: lower quota_per_s, or"
     " ask SAP for more.",
     "http_429": "Wait, and run preflight again. If it lasts, look at proxies in between, or lower quota_per_s.",
