@@ -16,8 +16,7 @@ HEAD = f"{'':<42}{'min':>10}{'median':>10}{'max':>10}   aim"
 def table(bench: Bench, results: Sequence[Result]) -> str:
     """Return the figures of some runs of one benchmark. The aim is compared with the median."""
     lines = [f"{bench.name}: {bench.about}; {len(results)} run{'s' if len(results) > 1 else ''}", HEAD]
-    for row in zip(*(result.figures for result in results), strict=True):
-        lines.append(_row(row))
+    lines += [_row(row) for row in zip(*(result.figures for result in results), strict=True)]
     lines.append(f"  busy, in parts of one core: {results[-1].busy}")
     return "\n".join(lines)
 
@@ -30,7 +29,8 @@ def _row(row: Sequence[Figure]) -> str:
     values = [figure.value for figure in row]
     middle = _median(row)
     numbers = "".join(f"{_number(value):>10}" for value in (min(values), middle.value, max(values)))
-    return f"{f'  {middle.name}, {middle.unit}' if middle.unit else f'  {middle.name}':<42}{numbers}   {_aim(middle)}".rstrip()
+    name = f"  {middle.name}, {middle.unit}" if middle.unit else f"  {middle.name}"
+    return f"{name:<42}{numbers}   {_aim(middle)}".rstrip()
 
 
 def _median(row: Sequence[Figure]) -> Figure:

@@ -198,7 +198,7 @@ class Run:
         """Return what it used when it has ended by itself. Raises Unbalanced when that was no success."""
         deadline_s = time.monotonic() + limit_s
         while True:
-            # Read while it runs: of what wait4 tells of a child, the peak would be that of the process it was forked from.
+            # Read while it runs: the peak that wait4 tells is also that of the process it was forked from.
             self._peak_rss_bytes = max(self._peak_rss_bytes, _peak_rss_bytes(self.process.pid))
             if not self.process.is_running:
                 break
@@ -313,5 +313,5 @@ def machine() -> str:
     python = f"{platform.python_implementation()} {sys.version.split()[0]}"
     return (
         f"{os.cpu_count()} x {cpu}, {platform.system()} {platform.release()}; {python}, {loop}, "
-        f"aiokafka {aiokafka.__version__}, aiohttp {aiohttp.__version__}; load average {os.getloadavg()[0]:.1f} at start"
+        f"aiokafka {aiokafka.__version__}, aiohttp {aiohttp.__version__}; load average {os.getloadavg()[0]:.1f} now"
     )

@@ -155,6 +155,39 @@ def test_what_does_not_read_item_is_not_evaluated_for_an_empty_list_or_a_when_th
     assert unmappable(load(text), ORDER)[1] == "UID"
 
 
+def test_a_list_too_long_for_one_budget_is_evaluated_in_parts(load: Load) -> None:
+    text = RULE.replace("item.quantity > 0", "item.all.exists(n, n == item.quantity)")
+    items = [{"name": "a", "quantity": at % 60, "all": list(range(50))} for at in range(400)]
+    made = calls(load(text), {**ORDER, "items": items})
+    assert [call.name.item for call in made] == [at for at in range(400) if at % 60 < 50]
+
+
+def test_a_thousand_elements_are_mapped_though_each_reads_the_whole_list_and_only_the_last_is_bad(load: Load) -> None:
+    # One by one this takes seconds: the event would be converted for each.
+    text = RULE.replace("event.factor", "size(event.items)")
+    items = [{"name": "a", "quantity": 1, **{f"k{at}": at for at in range(8)}}] * (MAX_ITEMS - 1)
+    assert len(calls(load(text), {**ORDER, "items": items})) == MAX_ITEMS - 1
+    assert unmappable(load(text), {**ORDER, "items": [*items, {}]})[2].startswith("item.quantity is missing")
+
+
+def test_optionals_of_an_element_that_are_none_are_left_out(load: Load) -> None:
+    text = RULE.replace("${ item.name }", "${ item.?name }").replace(
+        "when: item.quantity > 0", "when: item.?gift.orValue(true)"
+    )
+    made = calls(
+        load(text), {**ORDER, "items": [{"quantity": 1}, {"quantity": 1, "gift": False}, {"quantity": 2, "name": "n"}]}
+    )
+    found = [json.loads(call.params["actionAttributes"]) for call in made]
+    assert found == [{"size": "3"}, {"size": "3", "product": "n"}]
+
+
+@pytest.mark.parametrize("value", [5, "yes", None])
+def test_a_when_that_gives_no_bool_for_an_element_is_unmappable(load: Load, value: Any) -> None:
+    text = RULE.replace("item.quantity > 0", "item.gift")
+    items = [{"name": "a", "quantity": 1, "gift": True}, {"name": "a", "quantity": 1, "gift": value}]
+    assert unmappable(load(text), {**ORDER, "items": items})[:2] == ("when_not_bool", "when")
+
+
 def test_a_when_of_the_event_alone_decides_for_the_whole_list(load: Load) -> None:
     text = RULE.replace("item.quantity > 0", "event.factor > 5")
     assert len(calls(load(text), ORDER)) == 3

@@ -83,13 +83,13 @@ class _Result(Protocol):
     def plain_value(self) -> object: ...
 
 
-class _Program(Protocol):
+class Program(Protocol):
     def eval(self, activation: Activation) -> _Result: ...
     def return_type(self) -> _Kind: ...
 
 
 class _Environment(Protocol):
-    def compile(self, expression: str) -> _Program: ...
+    def compile(self, expression: str) -> Program: ...
     def Activation(self, data: Mapping[str, object]) -> Activation: ...
 
 
@@ -98,7 +98,7 @@ class Expression:
     """A compiled expression. `path` is set when it is nothing but a path and can be read without CEL."""
 
     source: str
-    program: _Program
+    program: Program
     kind: str  # the static type as CEL writes it: BOOL, DYN, LIST<STRING>, ...
     path: scan.Path | None
     fields: scan.Fields
@@ -148,7 +148,7 @@ def compile_expression(source: str, *, with_item: bool = False) -> Expression:
     """Compile; raises BadExpression with the place of the first problem. `item` is known only where it is said so."""
     if not source.strip():
         raise BadExpression(0, "an empty expression", "write what it shall give, such as event.user.uid")
-    program = _compile(source, with_item=with_item)
+    program = compile_program(source, with_item=with_item)
     kind = str(program.return_type())
     roots = (*scan.ROOTS, scan.ITEM) if with_item else scan.ROOTS
     fields = scan.fields(source, roots)
@@ -159,12 +159,13 @@ def compile_expression(source: str, *, with_item: bool = False) -> Expression:
     _check_kind(kind)
     if optional:
         cel_source = f"({source}\n).optMap(value_, dyn(value_)).orValue(null)"
-        program, kind = _compile(cel_source, with_item=with_item), "DYN"
+        program, kind = compile_program(cel_source, with_item=with_item), "DYN"
     hides = "DYN" in kind and scan.can_make_optional(source)
     return Expression(source.strip(), program, kind, scan.plain_path(source, roots), fields, hides, cel_source)
 
 
-def _compile(source: str, *, with_item: bool) -> _Program:
+def compile_program(source: str, *, with_item: bool) -> Program:
+    """Compile; raises BadExpression. What the result may be is the caller's matter."""
     if "\0" in source:
         raise BadExpression(source.index("\0"), "a NUL character", "remove it")
     try:
@@ -237,7 +238,7 @@ def evaluate(expression: Expression, variables: Activation) -> Json:
         result = expression.program.eval(variables)
         if result.type() == cel.Type.ERROR:
             raise _reading_of(str(result.plain_value()))
-        return _slowly(result) if expression.may_hide_optional else as_json(result.plain_value())
+        return slowly(result) if expression.may_hide_optional else as_json(result.plain_value())
     except Failed:
         raise
     except Exception as error:
@@ -291,7 +292,7 @@ class Fused:
     """Several expressions compiled into one list: one evaluation instead of many."""
 
     expressions: tuple[Expression, ...]
-    program: _Program
+    program: Program
     may_hide_optional: bool
 
     def evaluate(self, variables: Activation) -> list[Json]:
@@ -299,7 +300,7 @@ class Fused:
         try:
             result = self.program.eval(variables)
             if self.may_hide_optional:
-                values = _slowly(result) if result.type() != cel.Type.ERROR else None
+                values = slowly(result) if result.type() != cel.Type.ERROR else None
                 if isinstance(values, list):
                     return values
             else:
@@ -334,7 +335,7 @@ def fuse(expressions: Sequence[Expression]) -> Fused:
     source = "[" + ",".join(f"dyn({expression.cel_source}\n)" for expression in expressions) + "]"
     hides = any(expression.may_hide_optional for expression in expressions)
     with_item = any(scan.ITEM in expression.fields.roots for expression in expressions)
-    return Fused(tuple(expressions), _compile(source, with_item=with_item), hides)
+    return Fused(tuple(expressions), compile_program(source, with_item=with_item), hides)
 
 
 # Values
@@ -380,7 +381,7 @@ def as_text(value: Json) -> str:
             raise Failed("wrong_type", f"{kind_of(value)} cannot stand inside text; give a text or a number")
 
 
-def _slowly(value: _Result, depth: int = 0) -> Json:
+def slowly(value: _Result, depth: int = 0) -> Json:
     """Read a result value by value: an optional inside raises here, and would crash `plain_value` of the whole."""
     kind = value.type().name()
     if kind == "ERROR":
@@ -388,10 +389,10 @@ def _slowly(value: _Result, depth: int = 0) -> Json:
     if depth >= MAX_RESULT_DEPTH:
         raise Failed("too_deep", f"the value nests more than {MAX_RESULT_DEPTH} levels")
     if kind.startswith("LIST"):
-        return [_slowly(item, depth + 1) for item in cast("Sequence[_Result]", value.value())]
+        return [slowly(item, depth + 1) for item in cast("Sequence[_Result]", value.value())]
     if kind.startswith("MAP"):
         inner = cast("Mapping[str, _Result]", value.value())
-        items = {key: _slowly(item, depth + 1) for key, item in inner.items()}
+        items = {key: slowly(item, depth + 1) for key, item in inner.items()}
         return as_json(items, depth)
     return as_json(value.plain_value(), depth)
 
