@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from worker.clock import SystemClock
 from worker.delivery.transport import HttpTransport
+from worker.gigya.authorization import AnyCredentials
 from worker.gigya.signing import Credentials, decode_secret
 from worker.gigya.sites import Site, SiteSettings
 from worker.mapping import rules as rules_file
@@ -93,6 +94,7 @@ async def ask(
     timeout_s: float = 2.0,
     secret: str = SECRET,
     user_key: str = USER_KEY,
+    credentials: AnyCredentials | None = None,
     **changes: object,
 ) -> Told:
     """Return what preflight tells of the local Gigya's site `main`."""
@@ -111,7 +113,7 @@ async def ask(
     inquiry = Inquiry(
         "main",
         site_settings,
-        Credentials(site_settings.api_key, user_key, decode_secret(secret)),
+        credentials or Credentials(site_settings.api_key, user_key, decode_secret(secret)),
         rules(*(texts or (NOTIFY, PUBLISH))).enabled,
         transport_of=transport_of,
         clock=chosen,

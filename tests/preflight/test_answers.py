@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.preflight.rig import NOTIFY, PUBLISH, HastyClock, Told, ask, local_gigya
+from tests.preflight.rig import API_KEY, NOTIFY, PUBLISH, SECRET, USER_KEY, HastyClock, Told, ask, local_gigya
+from worker.gigya.authorization import JwtCredentials, SecretCredentials
 from worker.gigya.error_codes import TABLE
 from worker.preflight.lines import State
 from worker.sandbox.gigya import Fault
@@ -256,6 +259,23 @@ async def test_a_wrong_clock_is_measured_and_hides_nothing_else(offset_s: float,
 async def test_links_that_are_not_approved_do_not_matter_yet() -> None:
     async with local_gigya(approved_domains=["approved.example"]) as gigya:
         assert (await ask(gigya)).troubled() == {}
+
+
+async def test_a_secret_that_travels_over_plain_http_is_a_matter_of_the_credentials() -> None:
+    async with local_gigya() as gigya:
+        told = await ask(gigya, credentials=SecretCredentials(API_KEY, USER_KEY, SECRET))
+    assert told.troubled() == {"credentials": FAILED}
+    assert told["credentials"].code == 403006
+    assert_remedy(told, "credentials", ("https",))
+
+
+async def test_a_token_of_another_key_is_a_matter_of_the_credentials() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    async with local_gigya() as gigya:
+        told = await ask(gigya, credentials=JwtCredentials.of(API_KEY, USER_KEY, pem))
+    assert set(told.troubled()) == {"credentials"}
+    assert_remedy(told, "credentials", ())
 
 
 # --- a site that only publishes -------------------------------------------------------------------------------------
