@@ -74,7 +74,7 @@ def test_a_failed_line_has_its_remedy_below_it_and_exits_1(config: Path, gigya: 
     result = invoke("preflight", "--config", str(config))
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    assert lines[0] == "Not ready: method (site main)"
+    assert lines[0] == "Not ready: method gm.notifyAction (site main)"
     (at,) = [number for number, line in enumerate(lines) if line.startswith("  FAILED")]
     assert "THE METHOD IS GONE" in lines[at]
     assert "-> Ask SAP" in "\n".join(lines[at : at + 5])

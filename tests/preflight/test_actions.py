@@ -69,7 +69,7 @@ def test_a_disabled_action_fails() -> None:
 def test_an_action_that_an_event_names_is_said_not_to_be_checked() -> None:
     (line,) = lines(rule('"${ event.action }"'), actions=WATCHED)
     assert line.state is State.NOT_CHECKED
-    assert "from the event" in line.found
+    assert (line.subject, "from the event" in line.found) == ("of rule r", True)
     (line,) = lines(rule('"a_${ event.action }"'), actions=WATCHED)
     assert line.state is State.NOT_CHECKED
 

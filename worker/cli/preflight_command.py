@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import textwrap
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -15,8 +15,6 @@ from worker.exits import PROBLEMS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from worker.mapping.ruleset import RuleSet
     from worker.preflight.lines import Line, Report, State
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 110
 WIDEST = 140
+MOST_NAMED = 4
 _WORDS = {"ok": "ok", "warning": "warn", "failed": "FAILED", "not_checked": "-"}
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "not_checked": "dim"}
 
@@ -117,51 +116,45 @@ def show(report: Report, stream: TextIO) -> None:
     width = min(terminal.width, WIDEST) if terminal.is_terminal else PIPED_WIDTH
     console = Console(file=stream, highlight=False, markup=False, width=width)
     if failed := report.failed:
-        parts = ", ".join(dict.fromkeys(f"{line.check} ({line.part})" for line in failed))
-        console.print(f"Not ready: {parts}", style="bold red")
+        what = ", ".join(f"{_what(line)} ({line.part})" for line in failed[:MOST_NAMED])
+        more = f" and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
+        console.print(f"Not ready: {what}{more}", style="bold red", soft_wrap=True)
     else:
         console.print("Ready.", style="bold green")
     for part in dict.fromkeys(line.part for line in report.lines):
         console.print()
         console.print(part, style="bold")
-        for row in _rows(_table([line for line in report.lines if line.part == part], width), console):
-            console.print(row, soft_wrap=True)
+        lines = [line for line in report.lines if line.part == part]
+        column = max(len(_what(line)) for line in lines)
+        for line in lines:
+            _print_line(line, column, width, console)
     console.print()
     console.print(f"{summary(report)}. Nothing was consumed or changed.")
 
 
-def _rows(table: Table, console: Console) -> Iterator[Text]:
-    """Yield the rows as they are shown, without the blanks at their ends."""
+def _print_line(line: Line, column: int, width: int, console: Console) -> None:
+    """Print one check, and what to do below it. What does not fit goes on below the check's name."""
     from rich.text import Text
 
-    with console.capture() as captured:
-        console.print(table)
-    for row in captured.get().splitlines():
-        text = Text.from_ansi(row)
-        text.rstrip()
-        yield text
+    dim = "dim" if line.state == "not_checked" else ""
+    head = f"{_WORDS[line.state]:<6}"
+    indent = " " * 10
+    found = f"{_what(line):<{column}}  {_printable(line.found)}"
+    rows = [Text(row, style=dim) for row in textwrap.wrap(found, width - len(indent), break_on_hyphens=False)]
+    rows += [
+        Text(row, style=dim or "bold")
+        for row in textwrap.wrap(
+            f"-> {_printable(line.remedy)}", width - len(indent), subsequent_indent="   ", break_on_hyphens=False
+        )
+        if line.remedy
+    ]
+    for number, row in enumerate(rows):
+        margin = Text(f"  {head}  ", style=_COLOURS[line.state]) if number == 0 else Text(indent)
+        console.print(margin + row, soft_wrap=True)
 
 
 def _what(line: Line) -> str:
-    return f"{line.check} {line.subject}".rstrip()
-
-
-def _table(lines: list[Line], width: int) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), width=width, show_header=False)
-    table.add_column(width=8, no_wrap=True)
-    table.add_column(width=min(38, max(len(_what(line)) for line in lines)), overflow="fold")
-    table.add_column(ratio=1)
-    for line in lines:
-        colour = _COLOURS[line.state]
-        dim = "dim" if line.state == "not_checked" else ""
-        cells = [Text(_printable(text), style=dim) for text in (_what(line), line.found)]
-        table.add_row(Text(f"  {_WORDS[line.state]}", style=colour), *cells)
-        if line.remedy:
-            table.add_row("", "", Text(f"-> {_printable(line.remedy)}", style=dim or "bold"))
-    return table
+    return _printable(f"{line.check} {line.subject}".rstrip())
 
 
 def as_json(report: Report) -> dict[str, object]:

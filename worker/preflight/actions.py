@@ -76,8 +76,8 @@ def action_lines(
         if (name := literal_action(rule)) is not None:
             by_action.setdefault(name, []).append(rule)
         else:
-            found = f"rule {rule.name} takes the action from the event: no list can tell whether the site knows it"
-            yield Line(part, Check.ACTION, "${ }", State.NOT_CHECKED, found)
+            found = "taken from the event: no list can tell whether the site knows it"
+            yield Line(part, Check.ACTION, f"of rule {rule.name}", State.NOT_CHECKED, found)
     for name, users in by_action.items():
         if actions is None and is_accepted and name != RESERVED_ACTION:
             found = f"gm.getActionConfig answers without a list of actions; {_sent(users)}"

@@ -279,7 +279,8 @@ def _method_line(facts: SiteFacts, name: str, prefix: str, blamed: Sequence[Blam
     took = f"{asked.took_s * 1000:.0f} ms"
     if not asked.is_empty_call:
         return Line(facts.part, Check.METHOD, name, State.OK, f"answers in {took}")
-    found = f"alive: refuses an empty call ({safe_text(asked.answer)}) in {took}"
+    code = asked.answer.error_code if isinstance(asked.answer, Reply) else None
+    found = f"alive: refuses an empty call ({code}) in {took}"
     return Line(facts.part, Check.METHOD, name, State.OK, found)
 
 
