@@ -85,6 +85,10 @@ def test_a_base_url_is_the_root_of_all_methods(base_url: str) -> None:
         {"quota_per_s": -1},
         {"quota_per_s": float("nan")},
         {"quota_per_s": float("inf")},
+        {"backfill_reserve_per_s": -1},
+        {"backfill_reserve_per_s": 50},
+        {"quota_per_s": 20, "backfill_reserve_per_s": 20},
+        {"quota_per_s": None, "backfill_reserve_per_s": 1},
         {"verdicts": {400126: "stopp"}},
         {"verdicts": {0: "stop"}},
         {"verdicts": {"x": "stop"}},
@@ -118,6 +122,13 @@ def test_white_space_around_keys_and_secret_is_dropped() -> None:
 def test_the_quota_is_fifty_unless_it_is_set_and_null_is_none() -> None:
     assert settings().quota_per_s == 50
     assert settings(quota_per_s=None).quota_per_s is None
+
+
+def test_the_live_worker_leaves_the_reserve_to_backfills() -> None:
+    assert site(base_url="https://h").quota_per_s == 50
+    assert site(base_url="https://h", quota_per_s=80, backfill_reserve_per_s=30).quota_per_s == 50
+    assert site(base_url="https://h", quota_per_s=None).quota_per_s is None
+    assert settings(quota_per_s=80, backfill_reserve_per_s=79.5).live_quota_per_s == 0.5
 
 
 def test_verdicts_are_read_by_code() -> None:

@@ -140,6 +140,14 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "a port that is none": (changed("8080", "80800"), "admin.port: must be at most 65535"),
     "a number of ten thousand digits": (changed("8080", "8" * 10_000), "is not a number that can be read"),
     "a quota of nothing": (changed("quota_per_s: 50", "quota_per_s: 0"), "sites.main.quota_per_s: must be more than 0"),
+    "a reserve that leaves nothing": (
+        changed("quota_per_s: 50", "quota_per_s: 50\n    backfill_reserve_per_s: 50"),
+        "sites.main.backfill_reserve_per_s: must be less than quota_per_s (50)",
+    ),
+    "a reserve of no limit": (
+        changed("quota_per_s: 50", "quota_per_s: null\n    backfill_reserve_per_s: 5"),
+        "sites.main.backfill_reserve_per_s: needs a quota to be taken from",
+    ),
     "a lease that can never hold": (
         changed("attempts: 12", "attempt_timeout_s: 43"),
         "worker.yaml:12:31: error: delivery.attempt_timeout_s: an attempt of 43 s does not fit",

@@ -150,6 +150,13 @@ class SiteSettings(BaseModel):
     quota_per_s: Annotated[float, Field(gt=0, le=100_000, json_schema_extra={"unit": "requests per second"})] | None = (
         Field(default=50.0, description="Requests the site allows; null = no limit.")
     )
+    backfill_reserve_per_s: Annotated[
+        float, Field(ge=0, le=100_000, json_schema_extra={"unit": "requests per second"})
+    ] = Field(
+        default=0.0,
+        description="Of these, what the live worker leaves to backfills: it keeps to quota_per_s minus this. "
+        "The same in every member.",
+    )
     verdicts: dict[int, VerdictKind] = Field(
         default_factory=dict, description="Other readings of error codes, e.g. {400126: stop}; see `explain`."
     )
@@ -176,6 +183,18 @@ class SiteSettings(BaseModel):
             raise ValueError(f"{wrong[0]} is not an error code: they have six digits (0 is always a success)")
         return value
 
+    @field_validator("backfill_reserve_per_s")
+    @classmethod
+    def _leaves_something_to_the_live_worker(cls, value: float, info: ValidationInfo) -> float:
+        if not value or "quota_per_s" not in info.data:
+            return value
+        quota_per_s = info.data["quota_per_s"]
+        if quota_per_s is None:
+            raise ValueError("needs a quota to be taken from; set quota_per_s, or leave this at 0")
+        if value >= quota_per_s:
+            raise ValueError(f"must be less than quota_per_s ({quota_per_s:g}), or the live worker could make no call")
+        return value
+
     @model_validator(mode="after")
     def _has_one_address(self) -> Self:
         if (self.data_center is None) == (self.base_url is None):
@@ -195,6 +214,11 @@ class SiteSettings(BaseModel):
                 "https, with ca_file where the certificate is your own, or mode: signed"
             )
         return value
+
+    @property
+    def live_quota_per_s(self) -> float | None:
+        """Return the requests a second of all live workers together; None without a limit."""
+        return None if self.quota_per_s is None else self.quota_per_s - self.backfill_reserve_per_s
 
     def credentials(self, private_key: str | None = None) -> AnyCredentials:
         """Return what authorizes the site's requests; `private_key` is the content of `auth.private_key_file`.
@@ -229,7 +253,7 @@ class Site:
     domain: str = ""  # of the data centre, e.g. eu1.gigya.com
     base_url: str = ""  # without a slash at its end
     ca_file: Path | None = None
-    quota_per_s: float | None = 50.0
+    quota_per_s: float | None = 50.0  # of live workers: what backfills have is not in it
     verdicts: Mapping[int, VerdictKind] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -240,7 +264,7 @@ class Site:
             domain=domain_of(settings.data_center) if settings.data_center else "",
             base_url=settings.base_url or "",
             ca_file=settings.ca_file,
-            quota_per_s=settings.quota_per_s,
+            quota_per_s=settings.live_quota_per_s,
             verdicts=MappingProxyType(dict(settings.verdicts)),
         )
 
