@@ -17,7 +17,7 @@ FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"mapping"},
     {"delivery", "kafka", "deadletters"},
     {"pipeline"},
-    {"admin", "inspect", "preflight", "reload"},
+    {"admin", "dry_run", "inspect", "preflight", "reload"},
     {"status"},
     {"settings"},
     {"app"},

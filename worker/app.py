@@ -24,6 +24,7 @@ from worker.deadletters.record import worker_version
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.sender import Sender
 from worker.delivery.transport import HttpTransport
+from worker.dry_run import GROUP_SUFFIX, DiscardedLetters, DryRun, DryRunSender
 from worker.exits import CANCELLED, ENDED_EARLY, OK, UNBALANCED
 from worker.gigya.authorization import AnyCredentials, mark_key
 from worker.gigya.sites import Site
@@ -57,27 +58,30 @@ async def run(
     *,
     until_end: bool = False,
     accept_gap: bool = False,
+    dry_run: bool = False,
     reread: Callable[[], Loaded] | None = None,
     reread_rules: Callable[[], RuleSet] | None = None,
 ) -> int:
     """Run the worker until it is told to stop, or to the ends seen at start; return the exit code.
 
     `reread` reads the settings again: with it, keys can be rotated while the worker runs. `reread_rules` does the same
-    for the rules. Both block and raise Refused.
+    for the rules. Both block and raise Refused. With `dry_run` nothing is sent and no dead letter written; the group is
+    another one.
     Raises StartFailed when something outside is missing; nothing has been consumed then.
     """
-    settings = loaded.settings
+    settings = _shadow(loaded.settings) if dry_run else loaded.settings
     await check_cluster(settings.kafka)
     clock = SystemClock()
     metrics = Metrics()
     credentials = {name: credentials_of(site) for name, site in settings.sites.items()}
     marks = _user_marks(credentials)
     watch = KeyWatch(loaded, credentials, reread, clock=clock, metrics=metrics) if reread is not None else None
-    async with _senders(settings, credentials, clock, metrics, marks) as senders, _producer(settings) as producer:
-        parts = _parts(settings, rules, senders, producer, clock, metrics, marks)
+    rehearsal = DryRun(settings.sites, rules, clock=clock, metrics=metrics) if dry_run else None
+    async with _ways_out(settings, credentials, clock, metrics, marks, rehearsal) as out:
+        parts = _parts(settings, rules, out, clock, metrics, marks)
         source = _source(settings, clock, accept_gap=accept_gap)
-        _keep_to_the_lease(senders, source, settings, clock)
-        group_quota = _group_quota(settings, senders, source, clock)
+        _keep_to_the_lease(out.live, source, settings, clock)
+        group_quota = _group_quota(settings, out.live, source, clock)
         engine = Engine(
             source=source,
             handler=parts.handler,
@@ -93,23 +97,56 @@ async def run(
         )
         reload = None
         if reread_rules is not None:
-            reload = RulesReload(settings.rules, reread_rules, parts.handler, clock=clock, metrics=metrics)
+            load = reread_rules if rehearsal is None else rehearsal.knowing(reread_rules)
+            reload = RulesReload(settings.rules, load, parts.handler, clock=clock, metrics=metrics)
         view = WorkerView(
             engine=engine,
             handler=parts.handler,
             lanes=parts.lanes,
             ledger=parts.ledger,
             letters=parts.letters,
-            senders=senders,
+            senders=out.senders,
             metrics=metrics,
             reload=reload,
             version=worker_version(),
         )
         async with _admin(settings, view):
             log.info("worker.started", group=settings.kafka.group_id, topics=settings.kafka.topics, rules=rules.digest)
-            beside = _beside(senders, group_quota, watch, reload)
+            beside = _beside(out.live, group_quota, watch, reload, rehearsal)
             ended = await _run_until_told(engine, beside, hangup=_look_now(watch, reload))
-        return _conclude(ended, engine, parts.ledger, until_end=until_end)
+        return _conclude(ended, engine, parts.ledger, rehearsal, until_end=until_end)
+
+
+def _shadow(settings: Settings) -> Settings:
+    """Return the settings of a dry run: the same, but in a group of its own."""
+    kafka = settings.kafka.model_copy(update={"group_id": settings.kafka.group_id + GROUP_SUFFIX})
+    return settings.model_copy(update={"kafka": kafka})
+
+
+@dataclass(frozen=True, slots=True)
+class _WaysOut:
+    """Everything that leaves the process: calls by site, and dead letters. `live` are the senders that really send."""
+
+    senders: Mapping[str, Sender | DryRunSender]
+    live: Mapping[str, Sender]
+    producer: KafkaProducer | DiscardedLetters
+
+
+@asynccontextmanager
+async def _ways_out(
+    settings: Settings,
+    credentials: Mapping[str, AnyCredentials],
+    clock: SystemClock,
+    metrics: Metrics,
+    marks: Callable[[str, str], str],
+    rehearsal: DryRun | None,
+) -> AsyncIterator[_WaysOut]:
+    """Open them; in a dry run there is nothing to open, so that nothing can get out."""
+    if rehearsal is not None:
+        yield _WaysOut(rehearsal.senders, {}, rehearsal.letters)
+        return
+    async with _senders(settings, credentials, clock, metrics, marks) as senders, _producer(settings) as producer:
+        yield _WaysOut(senders, senders, producer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +163,13 @@ class _Parts:
 def _parts(
     settings: Settings,
     rules: RuleSet,
-    senders: Mapping[str, Sender],
-    producer: KafkaProducer,
+    out: _WaysOut,
     clock: SystemClock,
     metrics: Metrics,
     marks: Callable[[str, str], str],
 ) -> _Parts:
     topic = settings.kafka.dead_letter_topic
-    letters = DeadLetterWriter(topic=topic, producer=producer, clock=clock, rng=random.Random(), metrics=metrics)
+    letters = DeadLetterWriter(topic=topic, producer=out.producer, clock=clock, rng=random.Random(), metrics=metrics)
     offsets, ledger = Offsets(), Ledger()
     mapper = Mapper(rules)
     handler = Handler(
@@ -149,7 +185,7 @@ def _parts(
         user_mark=marks,
         max_held_bytes=settings.delivery.max_buffer_bytes,
     )
-    lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
+    lanes = Lanes(out.senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
     handler.queue = lanes
     return _Parts(offsets, ledger, letters, handler, lanes)
 
@@ -157,13 +193,17 @@ def _parts(
 def _group_quota(
     settings: Settings, senders: Mapping[str, Sender], source: KafkaSource, clock: SystemClock
 ) -> GroupQuota:
-    quotas_per_s = {name: site.quota_per_s for name, site in settings.sites.items()}
+    quotas_per_s = {name: settings.sites[name].live_quota_per_s for name in senders}
     member = secrets.token_hex(6)
     return GroupQuota(quotas_per_s=quotas_per_s, meters=senders, commits=source, clock=clock, member=member)
 
 
 def _beside(
-    senders: Mapping[str, Sender], group_quota: GroupQuota, watch: KeyWatch | None, reload: RulesReload | None
+    senders: Mapping[str, Sender],
+    group_quota: GroupQuota,
+    watch: KeyWatch | None,
+    reload: RulesReload | None,
+    rehearsal: DryRun | None,
 ) -> dict[str, Coroutine[None, None, None]]:
     """Return what runs as long as the engine does, by name."""
     work: dict[str, Coroutine[None, None, None]] = {f"site-{name}": sender.run() for name, sender in senders.items()}
@@ -173,6 +213,8 @@ def _beside(
         work["key-watch"] = watch.run(senders)
     if reload is not None:
         work["rules-watch"] = reload.run()
+    if rehearsal is not None:
+        work["dry-run"] = rehearsal.run()
     return work
 
 
@@ -215,11 +257,14 @@ async def _run_until_told(
         await asyncio.gather(*everything, return_exceptions=True)
 
 
-def _conclude(ended: Ended | None, engine: Engine, ledger: Ledger, *, until_end: bool) -> int:
+def _conclude(ended: Ended | None, engine: Engine, ledger: Ledger, rehearsal: DryRun | None, *, until_end: bool) -> int:
     unfinished = engine.unfinished()
     total = ledger.total(unfinished)
+    if rehearsal is not None:
+        rehearsal.log_summary()
     if until_end:
-        print(f"ledger  {total}", file=sys.stderr)  # noqa: T201  # what --until-end promises to print
+        for line in (f"ledger  {total}", *(rehearsal.lines() if rehearsal is not None else ())):
+            print(line, file=sys.stderr)  # noqa: T201  # what --until-end promises to print
     log.info("worker.stopped", ended=ended.value if ended else "cancelled", ledger=str(total))
     if not ledger.balanced(unfinished):
         for imbalance in ledger.imbalances(unfinished):

@@ -15,6 +15,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._add_records()
         self._add_calls()
+        self._add_dry_run()
         self._add_changes()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
@@ -88,6 +89,16 @@ class Metrics:
         )
         self.site_open = self._gauge("site_open", "1 when the site is open, 0 in an outage or stopped.", "site")
         self.clock_offset_s = self._gauge("clock_offset_seconds", "The site's clock minus ours.", "site")
+
+    def _add_dry_run(self) -> None:
+        self.dry_run = self._gauge("dry_run", "1 while this is a dry run: nothing is sent, and no dead letter written.")
+        self.dry_run_calls = self._counter(
+            "dry_run_calls",
+            "Calls that a dry run would have made, by rule and action; records that are read again count again.",
+            "site",
+            "rule",
+            "action",
+        )
 
     def _add_changes(self) -> None:
         self.rules_reloads = self._counter("rules_reloads", "Changed rules files, by result (ok, refused).", "result")

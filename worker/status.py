@@ -6,10 +6,11 @@ Reads, never changes. No UID and no Kafka key: a blocker is named by topic/parti
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from worker.deadletters.writer import DeadLetterWriter
-from worker.delivery.sender import Sender, SiteStatus
+from worker.delivery.sender import SiteStatus
 from worker.delivery.site_state import State
 from worker.metrics import Metrics
 from worker.model import Json
@@ -18,6 +19,16 @@ from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.reload import RulesReload
+
+
+class SiteSender(Protocol):
+    """What is told of a site's sender."""
+
+    may_write: Callable[[], bool]
+
+    def status(self) -> SiteStatus:
+        """Return how the site stands now."""
+        ...
 
 
 class WorkerView:
@@ -31,7 +42,7 @@ class WorkerView:
         lanes: Lanes,
         ledger: Ledger,
         letters: DeadLetterWriter,
-        senders: Mapping[str, Sender],
+        senders: Mapping[str, SiteSender],
         metrics: Metrics,
         reload: RulesReload | None,
         version: str,

@@ -30,11 +30,21 @@ def run(
             help="Go on at the oldest record where records were lost to retention before they could be read.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="The whole worker, but nothing is sent and no dead letter written: in the group <group_id>.dry-run, "
+            "whose offsets stay for the next dry run. Tells what would have been called.",
+        ),
+    ] = False,
     preflight: Annotated[
         bool, typer.Option("--preflight", help="First do what `preflight` does; do not start where a check failed.")
     ] = False,
 ) -> None:
     """Read events and make calls until SIGTERM or Ctrl-C; a second one cancels what is still under way."""
+    if dry_run and preflight:
+        raise typer.BadParameter("--dry-run sends nothing, and --preflight asks the sites: run preflight by itself")
     from worker.cli.loading import rules_of, settings_and_rules
     from worker.settings.site_files import secrets_of
     from worker.settings.tree import load, secret_values
@@ -54,7 +64,8 @@ def run(
         rules,
         until_end=until_end,
         accept_gap=accept_gap,
-        reread=lambda: load(config),
+        dry_run=dry_run,
+        reread=None if dry_run else lambda: load(config),  # without a request there is no key to rotate
         reread_rules=lambda: rules_of(settings),
     )
     raise typer.Exit(run_on_loop(app.stoppable(work)))

@@ -14,6 +14,7 @@ UNDECIDED = "undecided"
 CLOCK_REFUSED = "clock_refused"
 OUTAGE = "outage"
 STOPPED = "stopped"
+DRY_RUN = "dry_run"
 KEY_ROTATED = "key_rotated"
 
 _ROWS = (
@@ -66,6 +67,12 @@ _ROWS = (
         VerdictKind.RESIGN,
         "Gigya refused a request that was under way while the site's key was rotated: it carried the old one.",
         "Nothing to do: it is sent again at once, with the new key.",
+    ),
+    ReasonRow(
+        DRY_RUN,
+        VerdictKind.OK,
+        "The call would have been made; `run --dry-run` sends nothing.",
+        "Start without --dry-run to make the calls.",
     ),
 )
 
