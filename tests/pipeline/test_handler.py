@@ -231,6 +231,34 @@ async def test_forgotten_records_write_no_letter_and_hold_no_memory() -> None:
     assert house.ledger.total({}).dead_lettered == 0
 
 
+async def test_a_letter_of_a_record_that_is_not_ours_any_more_keeps_no_place_from_others() -> None:
+    house = House()
+    house.letters.refuse()
+    async with house.running():
+        house.take(*[b"broken"] * 40)
+        await settle()
+        house.handler.forget(house.offsets.forget({P0}))
+        await settle()
+        assert not house.handler.letters_under_way({P0})
+        house.offsets.assign({P0: 40})
+        house.ledger.assigned(P0, house.progress.epoch)
+        house.letters.accept()
+        house.take(b"broken", first=40)
+        await settle()
+    assert [letter.record.offset for letter in house.letters.written] == [40]
+
+
+async def test_a_written_letter_makes_a_commit_due_at_once() -> None:
+    house = House()
+    async with house.running():
+        house.take(b"unknown")
+        await settle()
+        assert not house.handler.commit_due.is_set()
+        house.take(b"broken", first=1)
+        await settle()
+        assert house.handler.commit_due.is_set()
+
+
 async def test_the_record_that_trips_the_flood_guard_and_all_later_ones_stay_unfinished() -> None:
     house = House(FloodGuardSettings(window=100, min_sample=100, max_run=5, max_ratio=0.5))
     async with house.running():

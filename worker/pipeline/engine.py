@@ -346,11 +346,21 @@ class Engine:
 
     async def _commit_loop(self) -> None:
         while True:
-            await self._clock.sleep(COMMIT_EVERY_S)
+            await self._commit_time()
             try:
                 await self._commit(None)
             except WorkerError as error:
                 self._commit_failed(error)
+
+    async def _commit_time(self) -> None:
+        """Wait until the next commit is due: a second, or less when a dead letter was written."""
+        due = self._handler.commit_due
+        timer = self._clock.call_later(COMMIT_EVERY_S, due.set)
+        try:
+            await due.wait()
+        finally:
+            timer.cancel()
+            due.clear()
 
     async def _commit(self, partitions: Collection[TopicPartition] | None) -> None:
         """Commit what is due. What is due is asked for under the lock: two commits must not overtake each other."""

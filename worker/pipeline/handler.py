@@ -24,6 +24,7 @@ from worker.pipeline.flood_guard import Flood, FloodGuard
 from worker.pipeline.lanes import Job
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets, PartitionProgress
+from worker.pipeline.room import Room
 from worker.pipeline.tickets import Ticket
 
 log = structlog.get_logger(__name__)
@@ -88,12 +89,12 @@ class Handler:
         self._user_mark = user_mark
         self._counts = _Counts(metrics)
         self._log = log.bind()  # once: the proxy of the module binds anew for every line
-        self._max_held_bytes = max_held_bytes
+        self._room = Room(max_held_bytes)
         self._dead: deque[Ticket] = deque()
         self._dead_waiting = asyncio.Event()
-        self._writing = 0
+        self._writing: dict[Ticket, asyncio.Task[None]] = {}
         self._number = 0
-        self.held_bytes = 0  # of records started and not ended
+        self.commit_due = asyncio.Event()  # a letter was written: its offset should follow before a restart repeats it
         self.changed = asyncio.Event()  # a record ended: there may be room, or something to commit
         self.tripped = asyncio.Event()  # the flood guard holds the worker
 
@@ -148,7 +149,7 @@ class Handler:
         return index
 
     def _is_enough(self, progress: PartitionProgress, record: Record, until_s: float, max_ahead: int) -> bool:
-        if self._clock.monotonic_s() >= until_s or self.is_full or self.tripped.is_set():
+        if self._clock.monotonic_s() >= until_s or not self.has_room(progress.partition) or self.tripped.is_set():
             return True
         # Counted to the record itself: with gaps (compaction) the position jumps.
         return bool(progress.unfinished) and record.offset - progress.committable >= max_ahead
@@ -192,7 +193,7 @@ class Handler:
         self._number += 1
         progress.start(ticket)
         self._guard.started(ticket.number)
-        self.held_bytes += ticket.size_bytes
+        self._room.take(progress.partition, ticket.size_bytes)
         return ticket
 
     def call_ended(self, job: Job, outcome: Outcome) -> None:
@@ -236,13 +237,25 @@ class Handler:
             ticket = self._dead.popleft()
             if ticket.is_void:
                 continue
-            self._writing += 1
-            try:
-                await self._letters.write(self._letter(ticket))
-            finally:
-                self._writing -= 1
-            if not ticket.is_void:
+            if await self._is_written(ticket):
                 self._end(ticket, RecordEnd.DEAD_LETTERED)
+                self.commit_due.set()
+
+    async def _is_written(self, ticket: Ticket) -> bool:
+        """Return whether the letter is acknowledged, and the record still ours.
+
+        A write that its record's revocation overtakes is given up: its letter would outlive its reason, and keep a
+        place from letters that are wanted.
+        """
+        writing = self._writing[ticket] = asyncio.create_task(self._letters.write(self._letter(ticket)))
+        try:
+            await asyncio.wait({writing})
+            if not ticket.is_void:
+                writing.result()
+        finally:
+            writing.cancel()
+            del self._writing[ticket]
+        return not ticket.is_void
 
     def _letter(self, ticket: Ticket) -> DeadLetter:
         reason, text, site, code, rule, parameter = _blame(ticket)
@@ -269,7 +282,7 @@ class Handler:
     def _end(self, ticket: Ticket, end: RecordEnd) -> None:
         """Let the offset pass this record. The one place where that happens for a record that was started."""
         ticket.is_ended = True
-        self.held_bytes -= ticket.size_bytes
+        self._room.give_back(ticket.partition, ticket.size_bytes)
         reason = _blame(ticket)[0] if end is RecordEnd.DEAD_LETTERED else end.value
         if not self._offsets.finish(ticket):
             return
@@ -321,13 +334,20 @@ class Handler:
         for ticket in tickets:
             if not ticket.is_ended:
                 self._guard.forgotten(ticket.number)
-                self.held_bytes -= ticket.size_bytes
+                self._room.give_back(ticket.partition, ticket.size_bytes)
         self._dead = deque(ticket for ticket in self._dead if not ticket.is_void)
+        for ticket, writing in self._writing.items():
+            if ticket.is_void:
+                writing.cancel()
 
     @property
-    def is_full(self) -> bool:
-        """Return whether the records that are started and not ended occupy all they may."""
-        return self.held_bytes >= self._max_held_bytes
+    def held_bytes(self) -> int:
+        """Return what the records that are started and not ended occupy."""
+        return self._room.held_bytes
+
+    def has_room(self, partition: TopicPartition) -> bool:
+        """Return whether another record of this partition may be started."""
+        return self._room.has_for(partition, partitions=len(self._offsets))
 
     def user_of(self, ticket: Ticket) -> str:
         """Return the mark of the user of a record's first unfinished call; empty when it has none."""
@@ -343,7 +363,7 @@ class Handler:
 
     def letters_under_way(self, partitions: set[TopicPartition]) -> bool:
         """Return whether dead letters of these partitions wait to be written or acknowledged."""
-        return self._writing > 0 or any(ticket.partition in partitions for ticket in self._dead)
+        return bool(self._writing) or any(ticket.partition in partitions for ticket in self._dead)
 
 
 class _Counts:
