@@ -297,6 +297,14 @@ async def test_a_site_that_only_publishes_needs_its_credentials_all_the_same() -
     assert told.troubled() == {"credentials": FAILED}
 
 
+async def test_a_site_that_only_publishes_fails_where_its_method_is_silent_too() -> None:
+    async with local_gigya() as gigya:
+        gigya.inject(Fault(kind="timeout_before"))
+        told = await ask(gigya, PUBLISH, timeout_s=0.1)
+    assert told[f"method {CONFIG}"].state is WARNING
+    assert told[f"method {PUBLISHING}"].state is FAILED
+
+
 @pytest.mark.parametrize("code", sorted(NO_USER))
 async def test_no_user_is_a_doubt_where_nothing_has_shown_that_we_are_known(code: int) -> None:
     async with local_gigya() as gigya:

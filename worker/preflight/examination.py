@@ -183,7 +183,9 @@ class Inquiry:
         self._actions = actions
 
     def _is_silent(self, method: Method) -> bool:
-        """Tell whether its host has not answered an earlier question: it would only cost time again."""
+        """Tell whether its host has failed the site already by not answering: asking again would only cost time."""
+        if not self.facts.needs_loyalty:
+            return False  # then silence on gm.getActionConfig was a warning only
         host = self.facts.hosts[method.host_prefix]
         return any(
             isinstance(asked.answer, NoReply) and self.facts.hosts[asked.host_prefix] == host

@@ -207,7 +207,7 @@ def _network_lines(facts: SiteFacts, blamed: Sequence[Blame]) -> Iterator[Line]:
             (one for one in blamed if one.check == line.check and facts.hosts[one.asked.host_prefix] == line.subject),
             None,
         )
-        yield _line(facts, line.check, line.subject, blame) if blame and line.state is State.OK else line
+        yield _line(facts, line.check, line.subject, blame) if blame and line.state is not State.FAILED else line
 
 
 def _clock_line(facts: SiteFacts, blamed: Sequence[Blame]) -> Line:
