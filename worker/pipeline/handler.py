@@ -134,6 +134,8 @@ class Handler:
                     self._start_dead(progress, record, error)
                     continue
                 if calls:
+                    if self._room.is_tight and not self.has_room(progress.partition):
+                        break  # looked at for each: some records are a megabyte
                     self._start(progress, record, calls)
                 elif events:
                     unwanted += 1
