@@ -286,7 +286,7 @@ class Engine:
         return self._has_room(pending.progress, pending.records[pending.index].offset)
 
     def _has_room(self, progress: PartitionProgress, offset: int) -> bool:
-        if self._handler.is_full:
+        if not self._handler.has_room(progress.partition):
             return False
         return not progress.unfinished or offset - progress.committable < self._max_ahead
 
