@@ -11,9 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from tests.preflight.rig import PUBLISH, ask, gigya_config, local_gigya
+from tests.preflight.rig import API_KEY, PUBLISH, SECRET, USER_KEY, ask, gigya_config, local_gigya
 from worker.clock import ManualClock, SystemClock
+from worker.gigya.authorization import JwtCredentials, SecretCredentials
 from worker.gigya.calls import GET_ACTION_CONFIG, PUBLISH_USER_ACTION
 from worker.gigya.sites import Site
 from worker.preflight import hosts
@@ -160,7 +163,7 @@ async def test_a_name_that_does_not_exist_is_told_by_the_real_resolver_too() -> 
 
 
 @asynccontextmanager
-async def over_tls(authority: Authority, *names: str, days: float = 365) -> AsyncIterator[LocalGigya]:
+async def over_tls(authority: Authority, *names: str, days: float = 365, **config: object) -> AsyncIterator[LocalGigya]:
     import tempfile
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -168,7 +171,7 @@ async def over_tls(authority: Authority, *names: str, days: float = 365) -> Asyn
         file.write(authority.issue("gigya", hosts=names, days=days))
         file.flush()
         context.load_cert_chain(file.name)
-    gigya = LocalGigya(gigya_config())
+    gigya = LocalGigya(gigya_config(**config))
     await gigya.start(tls=context)
     try:
         yield gigya
@@ -194,6 +197,23 @@ async def test_a_server_of_the_given_authority_is_trusted(authority: Authority, 
     assert found.troubled() == {}
     assert "TLSv1" in found["connection"].found
     assert "certificate valid until 20" in found["connection"].found
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 3600.0])
+@pytest.mark.parametrize("mode", ["secret", "jwt"])
+async def test_every_mode_is_examined_a_wrong_clock_included(
+    authority: Authority, ca_file: Path, mode: str, offset_s: float
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    credentials = SecretCredentials(API_KEY, USER_KEY, SECRET)
+    chosen = credentials if mode == "secret" else JwtCredentials.of(API_KEY, USER_KEY, pem)
+    keys = {USER_KEY: {"secrets": [SECRET], "public_keys": [public]}}
+    async with over_tls(authority, "127.0.0.1", keys=keys, clock_offset_s=offset_s) as gigya:
+        found = await ask(gigya, ca_file=ca_file, credentials=chosen)
+        assert gigya.ledger.stats()["executed"] == 0
+    assert found.troubled() == ({"clock": State.FAILED} if offset_s else {})
 
 
 @pytest.mark.parametrize(
