@@ -170,6 +170,13 @@ def test_a_file_that_is_not_there_is_one_line() -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
+def test_without_rules_it_is_the_rules_that_are_missing() -> None:
+    Path("rules.yaml").unlink()
+    done = run("events.jsonl")
+    assert done.stderr.startswith("rules.yaml: error: ")
+    assert done.returncode == 1
+
+
 def test_rules_that_are_refused_are_told_with_their_places() -> None:
     Path("rules.yaml").write_text(RULES.replace("action:", "acton:"))
     done = run("events.jsonl")

@@ -189,7 +189,7 @@ def _setting(config: Path | None, rules: Path | None, *, needs_kafka: bool) -> _
 
     try:
         settings = load(config).settings
-    except Refused as refused:
+    except Refused:
         known = outline(config)
         if needs_kafka or (config is not None and not config.exists()):
             raise
@@ -198,8 +198,6 @@ def _setting(config: Path | None, rules: Path | None, *, needs_kafka: bool) -> _
             sites, topics = known.sites, known.topics
             _say("the settings are not complete (see gigya-worker check); sites and topics are taken from them")
         else:
-            if rules is None and not place.exists():
-                raise Refused(refused.problems) from None
             sites, topics = names_in(place)
         signatories = {name: Signatory(Site(name, "API_KEY", domain="DATA_CENTER"), "signed", "") for name in sites}
         kafka = None
@@ -224,15 +222,15 @@ def _say(text: str) -> None:
 def _last_of_topic(setting: _Setting, count: int, topic: str | None, time_limit_s: float) -> Sample:
     """Read the newest records of the live topics, without a group. Raises StartFailed."""
     import asyncio
-    import logging
 
+    from worker import logs
     from worker.inspect.samples import LiveSample
     from worker.kafka.ranges import RangeReader
 
-    # Without it the library's own log lines would land between ours.
-    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     kafka = setting.kafka
     assert kafka is not None  # noqa: S101  # with --last, settings that cannot be used are refused
+    # Log lines would land between ours, and standard output is for the answer alone.
+    logs.configure(level="critical")
     topics = [topic] if topic is not None else list(setting.topics)
 
     async def read() -> LiveSample:
