@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from worker import logs
+from worker import watch as watch_module
 from worker.clock import SystemClock
 from worker.gigya.authorization import AnyCredentials, JwtCredentials, SecretCredentials
 from worker.gigya.signing import Credentials, decode_secret
@@ -105,8 +106,8 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rotation, "LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(rotation, "SETTLE_S", 0.02)
+    monkeypatch.setattr(watch_module, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(watch_module, "SETTLE_S", 0.02)
     made = Scene(tmp_path)
     made.secrets.mkdir()
     made.swap_secrets(1, FIRST)
@@ -204,7 +205,7 @@ async def test_a_bad_key_is_refused_loudly_and_the_old_one_stays(scene: Scene, b
 async def test_a_file_that_goes_for_a_moment_while_it_is_replaced_is_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotation, "SETTLE_S", 0.4)
+    monkeypatch.setattr(watch_module, "SETTLE_S", 0.4)
     (scene.folder / "key.pem").unlink()
     await asyncio.sleep(0.1)
     scene.write("key.pem", PEMS[1])
@@ -225,8 +226,8 @@ async def test_whatever_else_changed_is_told_and_waits_for_a_restart(scene: Scen
 async def test_being_asked_to_look_reads_at_once_and_says_so_when_nothing_changed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotation, "LOOK_EVERY_S", 3600.0)
-    monkeypatch.setattr(rotation, "SETTLE_S", 3600.0)
+    monkeypatch.setattr(watch_module, "LOOK_EVERY_S", 3600.0)
+    monkeypatch.setattr(watch_module, "SETTLE_S", 3600.0)
     await scene.some_looks()
     scene.look_now()
     await scene.until(lambda: bool(scene.lines("keys.unchanged")))

@@ -1,15 +1,12 @@
 """Keys that change while the worker runs: noticed by content, checked like at the start, then used from then on.
 
-Watched are the settings file, the secret files and the private key files. Kubernetes swaps a symbolic link, editors
-write a new file, others write in place: what they have in common is the content, so that is what is compared. It is
-looked at every few seconds, and taken when two looks in a row saw the same, so that no file is taken half written.
+Watched are the settings file, the secret files and the private key files (worker/watch.py says how).
 Only the `auth` of sites that run already is taken over; anything else that changed waits for a restart, and is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +23,7 @@ from worker.settings.layers import PREFIX
 from worker.settings.site_files import credentials_of, secrets_of
 from worker.settings.tree import Loaded, Settings, secret_values, values_of
 from worker.settings.yamlfile import MAX_BYTES, dotted
-
-LOOK_EVERY_S = 3.0
-SETTLE_S = 0.5
+from worker.watch import ContentWatch, digest_of
 
 log = structlog.get_logger(__name__)
 
@@ -64,31 +59,21 @@ class KeyWatch:
         """`credentials` are in use now. `reread` reads all settings anew, in a thread; it raises Refused."""
         self._loaded = loaded
         self._reread = reread
-        self._clock = clock
         self._metrics = metrics
         self._in_use = dict(credentials)
-        self._seen = fingerprint(loaded)
-        self._candidate = self._seen
-        self._is_asked_for = False
-        self._wake = asyncio.Event()
+        self._users: Mapping[str, Rotatable] = {}
+        self._watch = ContentWatch(lambda: fingerprint(self._loaded), self._take, clock=clock)
 
     def look_now(self) -> None:
         """Read everything again, whether anything seems to have changed or not."""
-        self._is_asked_for = True
-        self._wake.set()
+        self._watch.look_now()
 
     async def run(self, users: Mapping[str, Rotatable]) -> None:
         """Hand every new key to who uses it, by site."""
-        while True:
-            await self._wait(SETTLE_S if self._candidate != self._seen else LOOK_EVERY_S)
-            is_asked_for, self._is_asked_for = self._is_asked_for, False
-            now_there = await asyncio.to_thread(fingerprint, self._loaded)
-            is_settled, self._candidate = now_there == self._candidate, now_there
-            if is_asked_for or (is_settled and now_there != self._seen):
-                self._seen = now_there
-                await self._take(users, is_asked_for=is_asked_for)
+        self._users = users
+        await self._watch.run()
 
-    async def _take(self, users: Mapping[str, Rotatable], *, is_asked_for: bool) -> None:
+    async def _take(self, is_asked_for: bool) -> None:
         try:
             found = await asyncio.to_thread(self._find)
         except Refused as refused:
@@ -97,10 +82,9 @@ class KeyWatch:
         self._metrics.keys_refused.set(0)
         secrets = {secret for site in found.loaded.settings.sites.values() for secret in secrets_of(site)}
         logs.hide(secrets | secret_values(found.loaded.settings))
-        changed = [name for name, user in users.items() if self._take_one(name, user, found)]
+        changed = [name for name, user in self._users.items() if self._take_one(name, user, found)]
         self._tell_the_rest(found.loaded.settings)
         self._loaded = found.loaded
-        self._seen = self._candidate = await asyncio.to_thread(fingerprint, found.loaded)
         if is_asked_for and not changed:
             log.info("keys.unchanged")
 
@@ -138,22 +122,10 @@ class KeyWatch:
         if changed := other_changes(self._loaded.settings, now):
             log.warning("settings.wait_for_restart", settings=changed[:20])
 
-    async def _wait(self, seconds: float) -> None:
-        timer = self._clock.call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
-            self._wake.clear()
-
 
 def fingerprint(loaded: Loaded) -> bytes:
     """Return a digest of the content of every file that a key can come from. Reads files; blocking."""
-    digest = hashlib.sha256()
-    for path in sorted(set(_watched(loaded))):
-        content = _content_of(path)
-        digest.update(f"{path}\0{len(content)}\0".encode() + content)
-    return digest.digest()
+    return digest_of(_watched(loaded), limit_bytes=MAX_BYTES)
 
 
 def other_changes(before: Settings, now: Settings) -> list[str]:
@@ -178,14 +150,6 @@ def _watched(loaded: Loaded) -> Iterator[Path]:
     for site in loaded.settings.sites.values():
         if site.auth.private_key_file is not None:
             yield site.auth.private_key_file
-
-
-def _content_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        return f"cannot be read: {type(error).__name__}".encode()
 
 
 def _text_of(problem: Problem) -> str:
