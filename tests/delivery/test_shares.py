@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.delivery.shares import FLOOR, Share, Wish, divide, wanted_per_s
+from worker.delivery.shares import FLOOR, Share, Wish, divide, divisible, wanted_per_s
 
 WISHES = st.lists(st.builds(Wish, st.integers(1, 20), st.one_of(st.none(), st.floats(0, 500))), min_size=1, max_size=12)
 QUOTA = st.floats(0.1, 1000)
@@ -40,6 +40,12 @@ def test_nobody_who_wants_more_has_less_by_partition_than_somebody_who_has_more_
 def test_a_backlog_in_one_of_three_members_gets_nearly_all() -> None:
     rates = divide(90, [Wish(4, 90.0), Wish(4, 0.0), Wish(4, 0.0)])
     assert rates == pytest.approx([87, 1.5, 1.5])
+
+
+def test_a_little_is_left_out_only_while_several_have_work() -> None:
+    assert divisible(90, [Wish(4, 90.0), Wish(4, 0.0), Wish(4, 0.0)]) == 90
+    assert divisible(90, [Wish(4, 90.0), Wish(4, 1.0), Wish(4, 0.0)]) == pytest.approx(88.2)
+    assert divisible(90, [Wish(4, 90.0), Wish(4, None)]) == pytest.approx(88.2)
 
 
 def test_a_member_without_a_word_gets_its_even_share() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
+import pytest
+
 from worker.clock import ManualClock
+from worker.delivery.shares import SHARED
 from worker.errors import WorkerError
 from worker.kafka.source import Position
 from worker.model import TopicPartition
@@ -108,8 +111,13 @@ THREE = (PARTITIONS[0:2], PARTITIONS[2:4], PARTITIONS[4:6])
 
 
 async def test_at_an_assignment_everybody_has_his_even_share() -> None:
-    assert Group(THREE).rates() == [30.0, 30.0, 30.0]
-    assert Group((PARTITIONS[0:1], PARTITIONS[1:6])).rates() == [15.0, 75.0]
+    assert Group(THREE).rates() == pytest.approx([30.0 * SHARED] * 3)
+    assert Group((PARTITIONS[0:1], PARTITIONS[1:6])).rates() == pytest.approx([15.0 * SHARED, 75.0 * SHARED])
+    assert Group((PARTITIONS,)).rates() == [QUOTA]
+
+
+async def test_a_member_without_a_partition_is_given_no_rate_of_nothing() -> None:
+    assert Group((PARTITIONS, ())).rates() == [QUOTA, QUOTA]
 
 
 async def test_a_backlog_of_one_member_gets_nearly_all_and_an_even_load_is_divided_evenly() -> None:

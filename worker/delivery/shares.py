@@ -17,6 +17,9 @@ HEADROOM = 1.25
 # Readings in a row that must allow more before more is taken. Less is taken at once: so the sum keeps the quota while
 # the members learn of a change one after the other.
 READINGS_FOR_MORE = 2
+# Members do not know of each other's moments: of several that go at their full rates a few requests meet in one second.
+# Measured with three members at 90/s on a busy machine: without this one call in 250 was throttled.
+SHARED = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,12 @@ class Wish:
 def wanted_per_s(*, used_per_s: float, has_backlog: bool, quota_per_s: float) -> float:
     """Return what a member asks for: everything while calls wait for permits, else a little more than it uses."""
     return quota_per_s if has_backlog else min(quota_per_s, used_per_s * HEADROOM)
+
+
+def divisible(quota_per_s: float, wishes: Sequence[Wish]) -> float:
+    """Return how much of the quota to divide: a little less than all of it while more than one member has work."""
+    busy = sum(wish.wanted_per_s is None or wish.wanted_per_s > 0 for wish in wishes)
+    return quota_per_s * SHARED if busy > 1 else quota_per_s
 
 
 def divide(quota_per_s: float, wishes: Sequence[Wish]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from worker.clock import Clock
-from worker.delivery.shares import Share, Wish, divide, wanted_per_s
+from worker.delivery.shares import SHARED, Share, Wish, divide, divisible, wanted_per_s
 from worker.errors import WorkerError
 from worker.kafka.progress import Note, decode, encode
 from worker.kafka.source import Position
@@ -91,10 +91,12 @@ class GroupQuota:
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Begin anew with the even share; at this moment every member does."""
+        if not partitions:
+            return  # more members than partitions: it has no calls to make, and no rate is 0
         every = len(self._commits.partitions_of_group())
+        is_alone = len(partitions) >= every
         for site, quota in self._quotas.items():
-            even = quota * len(partitions) / every if every else quota
-            self._shares[site].restart(even)
+            self._shares[site].restart(quota if is_alone else quota * SHARED * len(partitions) / every)
             self._set(site)
 
     async def run(self) -> None:
@@ -147,7 +149,7 @@ class GroupQuota:
             wishes = [
                 Wish(owners[member], words[member].wanted_per_s.get(site) if member else None) for member in members
             ]
-            rates = divide(quota, wishes)
+            rates = divide(divisible(quota, wishes), wishes)
             self._shares[site].read(rates[members.index(self._member)])
             self._set(site)
 
