@@ -88,7 +88,11 @@ def test_every_row_says_what_it_means_what_to_do_and_who_says_so() -> None:
 
 def test_every_reason_can_be_given() -> None:
     given_by_rows = {row.reason for row in (*TABLE.values(), *FAMILIES.values())}
-    assert set(REASONS) == given_by_rows | set(ANSWERS) | {"credentials_missing", "provider_limit"}
+    assert set(REASONS) == given_by_rows | set(ANSWERS) | {
+        "credentials_missing",
+        "link_not_approved",
+        "provider_limit",
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from worker.delivery.gate import Permit
 from worker.delivery.schedule import Budget
 from worker.delivery.signer import Request
 from worker.gigya.calls import Call
+from worker.gigya.replies import ProviderResult
 from worker.model import Outcome, TopicPartition
 
 
@@ -29,7 +30,8 @@ class Delivery:
     accepted_in: int = -1  # the epoch of `Asks` in which it was sent again after a refusal
     refusal: Outcome | None = None  # the end it will have if it is the call's own matter that it was refused
     decided: Outcome | None = None  # it ended while it was held
-    providers: dict[str, str] | None = None  # of a publish that at least one provider has accepted: who said what
+    providers: dict[str, str] = field(default_factory=dict)  # of a publish: what each network said last
+    is_published: bool = False  # at least one network has taken it: whatever becomes of the others, it is delivered
     params: Mapping[str, str] | None = None  # what is sent in place of the call's own, to the providers left
 
 
@@ -46,6 +48,7 @@ class Attempt:
     request: Request
     is_written: bool = False
     is_withdrawn: bool = False  # not sent after all: `may_write` said no
+    results: tuple[ProviderResult, ...] = ()  # of a publish: what its answer says of each network
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,15 @@ from worker.delivery import reasons
 from worker.delivery.ambiguity import Ruling, needs_harmless_probes, rule
 from worker.delivery.deliveries import Attempt, Delivery, Later
 from worker.delivery.gate import Gate, Permit
-from worker.delivery.publishing import may_have_taken_it, params_for, providers_to_retry, results_by_provider
+from worker.delivery.publishing import (
+    is_publish,
+    may_have_taken_it,
+    params_for,
+    providers_to_retry,
+    results_by_provider,
+    told,
+    verdict_of,
+)
 from worker.delivery.quota import Quota, QuotaState
 from worker.delivery.schedule import (
     BUSY_USER,
@@ -263,7 +271,7 @@ class Sender:
     def _judge(self, attempt: Attempt, answer: Reply | NoReply) -> Outcome | Later:
         if attempt.is_withdrawn:
             return Later("not_sent", _WITHDRAWN_WAIT_S)
-        verdict = classify(answer, self._site.verdicts)
+        verdict = self._read(attempt, answer)
         self._note(attempt, answer, verdict)
         is_outdated = self._signer.is_outdated(attempt.request)
         if is_outdated and verdict.kind in (VerdictKind.STOP, VerdictKind.ASK):
@@ -280,6 +288,8 @@ class Sender:
                 return self._ended(delivery, _outcome(delivery, OutcomeKind.CAPPED, verdict.reason, verdict, answer))
             case VerdictKind.REJECTED | VerdictKind.USER:
                 return self._failed(delivery, verdict, answer)
+            case VerdictKind.RETRY if attempt.results:
+                return self._networks_again(attempt, verdict, answer)
             case VerdictKind.RETRY:
                 return self._again(attempt, verdict, answer, _backoff_of(verdict, answer))
             case VerdictKind.THROTTLED:
@@ -293,6 +303,16 @@ class Sender:
                 return Later(reasons.STOPPED, 0.0)
             case VerdictKind.AMBIGUOUS:
                 return self._ambiguous(attempt, verdict, answer)
+
+    def _read(self, attempt: Attempt, answer: Reply | NoReply) -> Verdict:
+        """Return what an answer means for this call; of a publish, note what each network said."""
+        overrides, delivery = self._site.verdicts, attempt.delivery
+        verdict = classify(answer, overrides)
+        if not is_publish(delivery.call) or isinstance(answer, NoReply):
+            return verdict
+        attempt.results = provider_results(answer, overrides)
+        delivery.providers |= results_by_provider(attempt.results)
+        return verdict if verdict.code in overrides else verdict_of(verdict, attempt.results, delivery.call.params)
 
     def _note(self, attempt: Attempt, answer: Reply | NoReply, verdict: Verdict) -> None:
         """Note what an answer says of the site, whatever it says of the call."""
@@ -330,15 +350,24 @@ class Sender:
 
     def _accepted(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
         delivery = attempt.delivery
-        results = provider_results(answer) if isinstance(answer, Reply) else ()
-        if results or delivery.providers is not None:
-            delivery.providers = {**(delivery.providers or {}), **results_by_provider(results)}
-            if left := providers_to_retry(results, self._settings.ambiguous):
-                delivery.params = params_for(delivery.call.params, left)
-                delivery.may_be_executed = any(may_have_taken_it(result) for result in left)
-                partly = Verdict(VerdictKind.RETRY, left[0].reason, left[0].code)
-                return self._again(attempt, partly, answer, OWN_FAULT)
+        delivery.is_published = True
+        if left := providers_to_retry(attempt.results, self._settings.ambiguous):
+            delivery.params = params_for(delivery.call.params, left)
+            delivery.may_be_executed = any(may_have_taken_it(result) for result in left)
+            partly = Verdict(VerdictKind.RETRY, left[0].reason, left[0].code)
+            return self._again(attempt, partly, answer, OWN_FAULT)
         return self._ended(delivery, _outcome(delivery, OutcomeKind.DELIVERED, verdict.reason, verdict, answer))
+
+    def _networks_again(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
+        """Try a publish again that no network took: only with those that failed for now."""
+        delivery = attempt.delivery
+        in_doubt = any(may_have_taken_it(result) for result in attempt.results)
+        delivery.may_be_executed |= in_doubt
+        if left := providers_to_retry(attempt.results, self._settings.ambiguous):
+            delivery.params = params_for(delivery.call.params, left)
+        elif in_doubt and (ended := self._rule(delivery, verdict.reason, verdict, answer)) is not None:
+            return ended
+        return self._again(attempt, verdict, answer, OWN_FAULT)
 
     def _throttled(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Later:
         retry_after_s = answer.retry_after_s if isinstance(answer, Reply) else None
@@ -426,7 +455,7 @@ def _outcome(
     verdict: Verdict | None = None,
     answer: Reply | NoReply | None = None,
 ) -> Outcome:
-    if delivery.providers is not None and kind is not OutcomeKind.DELIVERED:
+    if delivery.is_published and kind is not OutcomeKind.DELIVERED:
         # A provider has the post: whatever became of the others, the publish was delivered.
         kind, reason, verdict = OutcomeKind.DELIVERED, "ok", None
     is_sure = kind is OutcomeKind.DELIVERED and reason != reasons.ACCEPTED_UNDECIDED
@@ -437,6 +466,6 @@ def _outcome(
         call_id=answer.call_id if isinstance(answer, Reply) else "",
         attempts=delivery.attempts,
         maybe_executed=delivery.may_be_executed and not is_sure,
-        text=safe_text(answer) if answer is not None and not is_sure else "",
-        details=delivery.providers or {},
+        text=told(safe_text(answer), reason, delivery.call.params) if answer is not None and not is_sure else "",
+        details=delivery.providers,
     )

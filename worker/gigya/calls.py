@@ -13,6 +13,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import cast
 
+import orjson
+
 from worker.gigya.kinds import (
     Attributes,
     FreeObject,
@@ -364,3 +366,25 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 GET_ACTION_CONFIG = ReadMethod("gm.getActionConfig", "gm")
 # What a user did between startTime and endTime, in Unix seconds (guide, gm.getActionsLog).
 GET_ACTIONS_LOG = ReadMethod("gm.getActionsLog", "gm")
+
+
+def links_in(params: Mapping[str, str]) -> tuple[str, ...]:
+    """Return where a publish, as it is sent, links to something: dotted names without the links themselves.
+
+    The site's approved domains are about these. Empty for other methods.
+    """
+    found: dict[str, None] = {}
+    for name, text in params.items():
+        if name.lower().endswith("useraction"):
+            found |= dict.fromkeys(f"{name}.{field}" for field in _link_fields(orjson.loads(text)))
+    return tuple(found)
+
+
+def _link_fields(user_action: Mapping[str, Json]) -> Iterator[str]:
+    if user_action.get("linkBack"):
+        yield "linkBack"
+    for name, fields in (("actionLinks", ("href",)), ("mediaItems", ("src", "href", "previewImageURL"))):
+        items = user_action.get(name)
+        for item in items if isinstance(items, Sequence) else ():
+            if isinstance(item, Mapping):
+                yield from (f"{name}.{field}" for field in fields if item.get(field))

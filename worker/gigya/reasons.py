@@ -138,6 +138,12 @@ _BY_KIND: dict[VerdictKind, tuple[tuple[str, str, str], ...]] = {
             "The social network refuses the site's application.",
             "Check the provider's application in the Console (Site Setup), or leave it out with disabledProviders.",
         ),
+        (
+            "link_not_approved",
+            "A link of this publish leads to a domain that is not among the site's approved ones.",
+            "Add the domain to the site's approved URLs in the Console (Site Settings), or send another link in the "
+            "rule; then replay. Other calls go on.",
+        ),
         ("not_found", "What the call names does not exist.", "Fix the rule or the event, then replay."),
         ("too_large", "The request or the object is too large.", "Send less in this rule, then replay."),
         ("redundant_operation", "The operation changes nothing.", "Discard."),
@@ -193,7 +199,7 @@ _BY_KIND: dict[VerdictKind, tuple[tuple[str, str, str], ...]] = {
             "limit_reached",
             "The user has reached the daily cap of this action, or did it again too soon. Gigya grants nothing.",
             "The call counts as done (outcome capped); on_cap: dead_letter keeps it for a replay. Look at the action's "
-            "daily cap and frequency cap in the Console.",
+            "daily cap and frequency cap in the Console; `preflight` shows them beside the rules.",
         ),
     ),
     VerdictKind.RESIGN: (

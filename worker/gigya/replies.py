@@ -26,6 +26,7 @@ from worker.model import Json
 __all__ = [
     "ANSWERS",
     "FAMILIES",
+    "PROVIDER_REASONS",
     "REASONS",
     "TABLE",
     "NoReply",
@@ -170,7 +171,7 @@ def is_refusal(answer: Reply | NoReply) -> bool:
     return answer.error_code // 100_000 not in (0, 2) and answer.error_code // 1000 not in (500, 504)
 
 
-def provider_results(reply: Reply) -> tuple[ProviderResult, ...]:
+def provider_results(reply: Reply, overrides: Mapping[int, VerdictKind] = _NO_OVERRIDES) -> tuple[ProviderResult, ...]:
     """Return what each social network said to a publish, in the answer's order; networks it does not name are absent.
 
     A network's own 5xxxxx can be tried again for it alone; what would stop a site here only fails this network.
@@ -181,9 +182,10 @@ def provider_results(reply: Reply) -> tuple[ProviderResult, ...]:
     results = []
     for entry in listed:
         if isinstance(entry, Mapping) and (code := _error_code(entry)) is not None:
-            verdict = classify(Reply(status=200, body=entry, error_code=code))
+            verdict = classify(Reply(status=200, body=entry, error_code=code), overrides)
             kind = _KIND_FOR_PROVIDER.get(verdict.kind, verdict.kind)
-            results.append(ProviderResult(_provider_name(entry.get("provider")), kind, verdict.reason, code))
+            reason = PROVIDER_REASONS.get(code, verdict.reason)
+            results.append(ProviderResult(_provider_name(entry.get("provider")), kind, reason, code))
     return tuple(results)
 
 
@@ -218,6 +220,8 @@ def _refined(code: int, reply: Reply) -> str:
     return ""
 
 
+# What these codes mean when a social network, or a publish, is refused with them: not the site's own matter.
+PROVIDER_REASONS: Mapping[int, str] = MappingProxyType({400120: "link_not_approved", 500031: "provider_configuration"})
 _KIND_FOR_PROVIDER = {
     VerdictKind.AMBIGUOUS: VerdictKind.RETRY,
     VerdictKind.THROTTLED: VerdictKind.RETRY,
