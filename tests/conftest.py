@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.secure import SecureKafka
 from worker.sandbox.broker import LocalKafka
 from worker.sandbox.jars import BrokerUnavailable, kafka_jars
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "kafka_bootstrap" in getattr(item, "fixturenames", ()):
+        if {"kafka_bootstrap", "secure_kafka"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)
 
 
@@ -48,6 +49,17 @@ def kafka_bootstrap() -> Iterator[str]:
         pytest.fail(str(unavailable), pytrace=False)
     yield kafka.bootstrap()
     kafka.close()
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A local Kafka with certificates, logins and permissions, for this session; never the one of KAFKA_BOOTSTRAP."""
+    try:
+        secure = SecureKafka(tmp_path_factory.mktemp("secure"))
+    except BrokerUnavailable as unavailable:
+        pytest.fail(str(unavailable), pytrace=False)
+    yield secure
+    secure.close()
 
 
 _numbers = itertools.count(1)

@@ -111,6 +111,7 @@ class FakeSource:
         self._accept_gap = accept_gap
         self._owner: Owner | None = None
         self._owned: frozenset[TopicPartition] = frozenset()
+        self.trouble = ""
         self._positions: dict[TopicPartition, int] = {}
         self._lost: dict[TopicPartition, int] = {}
         self._failure: SourceFailed | None = None
@@ -204,6 +205,9 @@ class FakeSource:
 
     def highwater(self, partition: TopicPartition) -> int | None:
         return self._cluster.logs[partition].end if partition in self._owned else None
+
+    def held_back(self, partition: TopicPartition) -> int:
+        return 0
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         await asyncio.sleep(0)

@@ -131,7 +131,16 @@ class WorkerView:
             "assigned": len(partitions),
             "lag": sum(each.lag or 0 for each in partitions),
         }
-        if lost := self._engine.lost():
+        if held_back := sum(each.held_back for each in partitions):
+            part["held_back"] = held_back
+        if self._engine.trouble:
+            part |= {
+                "state": "disconnected",
+                "reason": self._engine.trouble,
+                "remedy": "Nothing is read, nothing is lost. The worker goes on by itself when that is mended; a "
+                "password or certificate that was exchanged needs a restart, a token file does not.",
+            }
+        elif lost := self._engine.lost():
             part |= {
                 "state": "records_lost",
                 "reason": "offset_out_of_range",
@@ -226,6 +235,7 @@ def _partition_part(status: PartitionStatus) -> dict[str, Json]:
         "position": status.position,
         "committed": status.committed,
         "lag": status.lag,
+        "held_back": status.held_back,
         "unfinished": status.unfinished,
     }
     if status.blocker_offset is not None:

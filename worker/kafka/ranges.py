@@ -22,9 +22,10 @@ from aiokafka import TopicPartition as Theirs
 from aiokafka import errors as kafka_errors
 
 from worker.errors import StartFailed
-from worker.kafka.client import check_login, connection, wording
+from worker.kafka.login import check_login, where
 from worker.kafka.membership import partitions_by_topic, position_of
-from worker.kafka.settings import KafkaSettings
+from worker.kafka.settings import KafkaSettings, connection
+from worker.kafka.wording import wording
 from worker.model import Record, TopicPartition
 
 log = structlog.get_logger(__name__)
@@ -60,7 +61,8 @@ class RangeReader:
     """Reads spans of partitions. Use from one event loop, one read at a time."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._where = f"Kafka at {settings.bootstrap_servers}"
+        self._settings = settings
+        self._where = where(settings)
         self._options = connection(settings)
         self._consumer = AIOKafkaConsumer(
             **self._options,
@@ -85,7 +87,7 @@ class RangeReader:
     async def _start(self, limit_s: float) -> None:
         try:
             async with asyncio.timeout(limit_s):
-                await check_login(self._where, self._options)  # only here the library says why a login fails
+                await check_login(self._settings, self._options)  # only here the library says why a login fails
                 await self._consumer.start()
         except (kafka_errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
             raise StartFailed(f"{self._where}: {wording(error)}") from error

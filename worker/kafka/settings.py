@@ -146,7 +146,8 @@ def connection(settings: KafkaSettings) -> dict[str, object]:
     if security.has_login:
         options["sasl_mechanism"] = security.mechanism
         if security.token_file is not None:
-            _read("token_file", security.token_file)
+            if not _read("token_file", security.token_file).strip():
+                raise StartFailed(f"kafka.security.token_file {security.token_file} is empty")
             options["sasl_oauth_token_provider"] = _TokenFile(security.token_file)
         elif security.password is not None:
             options["sasl_plain_username"] = security.username
@@ -174,9 +175,9 @@ def _ssl_context(security: SecuritySettings) -> ssl.SSLContext:
     return context
 
 
-def _read(name: str, path: Path) -> None:
+def _read(name: str, path: Path) -> bytes:
     try:
-        path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise StartFailed(
             f"kafka.security.{name} {path} cannot be read ({error.strerror or type(error).__name__})"

@@ -18,9 +18,11 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 
 from worker.clock import Clock
 from worker.errors import CommitRefused, StartFailed, WorkerError
-from worker.kafka.client import connection, wording
+from worker.kafka.login import where, why
 from worker.kafka.membership import Membership, Position, abandon, position_of
-from worker.kafka.settings import KafkaSettings
+from worker.kafka.settings import KafkaSettings, connection
+from worker.kafka.watch import Watch
+from worker.kafka.wording import wording
 from worker.model import Record, TopicPartition
 
 __all__ = ["CommitFailed", "KafkaSource", "Owner", "Position", "SourceFailed"]
@@ -88,6 +90,7 @@ class KafkaSource:
         self._reading: asyncio.Timeout | None = None
         self._failure: SourceFailed | None = None
         self._lost: dict[TopicPartition, int] = {}
+        self._watch = Watch(settings, clock)
         self._last_positions: dict[TopicPartition, int] = {}
 
     def __repr__(self) -> str:
@@ -115,10 +118,8 @@ class KafkaSource:
                     self._raise_failure()
         except (kafka_errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
             await self.stop()
-            where = f"Kafka at {self._settings.bootstrap_servers}"
-            raise StartFailed(
-                f"{where}: group {self._settings.group_id} could not be joined: {wording(error)}"
-            ) from error
+            text = await why(self._settings, error)
+            raise StartFailed(f"{self._where}: group {self._settings.group_id} could not be joined: {text}") from error
         except BaseException:
             await self.stop()
             raise
@@ -127,6 +128,7 @@ class KafkaSource:
         """Leave the group; the others take over at once. The owner is not asked: it has drained before."""
         consumer, self._consumer = self._consumer, None
         self._settled.clear()
+        await self._watch.stop()
         if consumer is None:
             return
         try:
@@ -138,7 +140,7 @@ class KafkaSource:
 
     @property
     def _where(self) -> str:
-        return f"Kafka at {self._settings.bootstrap_servers}"
+        return where(self._settings)
 
     @property
     def _rebalance_timeout_s(self) -> float:
@@ -176,9 +178,11 @@ class KafkaSource:
         SourceFailed.
         """
         self._raise_failure()
+        if self._membership is not None:
+            self._watch.look(self._membership.lease_valid_until_s())
         if not self._settled.is_set():
             await self._wait_settled(timeout_s)
-            return self._hear()
+            return await self._hear()
         consumer = self._started()
         wanted = [Theirs(*one) for one in partitions if one in self._owned and one not in self._lost]
         try:
@@ -193,26 +197,26 @@ class KafkaSource:
             await self._stand_still(error.args[0])
             return {}
         except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
-            return self._survive(error)
+            return await self._survive(error)
         finally:
             self._reading = None
         return {TopicPartition(*partition): records for partition, records in batches.items()}
 
-    def _hear(self) -> Mapping[TopicPartition, Sequence[Record]]:
+    async def _hear(self) -> Mapping[TopicPartition, Sequence[Record]]:
         """Raise what the group met between two assignments: it waits until somebody has heard it."""
         try:
             if self._membership is not None:
                 self._membership.raise_trouble()
         except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
-            return self._survive(error)
+            return await self._survive(error)
         return {}
 
-    def _survive(self, error: Exception) -> Mapping[TopicPartition, Sequence[Record]]:
+    async def _survive(self, error: Exception) -> Mapping[TopicPartition, Sequence[Record]]:
         """Go on after what passes by itself; raise SourceFailed for the rest."""
         if getattr(error, "retriable", False):
             log.warning("source.read_failed", error=wording(error))
             return {}
-        raise SourceFailed(f"{self._where}: {wording(error)}") from error
+        raise SourceFailed(f"{self._where}: {await why(self._settings, error)}") from error
 
     async def _wait_settled(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -247,10 +251,29 @@ class KafkaSource:
             return end
         return None
 
+    def held_back(self, partition: TopicPartition) -> int:
+        """Return how many offsets lie behind the first transaction that has not ended; 0 before that was reached.
+
+        Until its producer, or the broker for it, commits or aborts it, nothing behind its first record is handed out.
+        """
+        if self._consumer is None or partition not in self._owned:
+            return 0
+        with contextlib.suppress(kafka_errors.KafkaError, AssertionError):
+            stable: int | None = self._consumer.last_stable_offset(Theirs(*partition))
+            end = self.highwater(partition)
+            if stable is not None and end is not None and 0 <= stable <= self.position(partition):
+                return max(0, end - stable)
+        return 0
+
     @property
     def lost(self) -> Mapping[TopicPartition, int]:
         """Partitions that stand still because retention deleted what comes next -> how many records were lost."""
         return self._lost
+
+    @property
+    def trouble(self) -> str:
+        """Why the brokers have not been heard of for a whole session, in one line; empty while all is well."""
+        return self._watch.trouble
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Return one above the last offset of each partition that can be read now. Raises SourceFailed."""
@@ -291,7 +314,8 @@ class KafkaSource:
         except (kafka_errors.CommitFailedError, kafka_errors.IllegalStateError) as error:
             raise CommitRefused("the group has given the partitions to another member") from error
         except (kafka_errors.KafkaError, OSError) as error:
-            raise CommitFailed(f"offsets could not be committed: {wording(error)}") from error
+            text = await why(self._settings, error)
+            raise CommitFailed(f"offsets could not be committed: {text}") from error
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Position | None]:
         """Return what the group has committed, ours or not; None where nothing is. Raises SourceFailed."""
@@ -341,7 +365,9 @@ class KafkaSource:
         cause = error.__cause__ if isinstance(error, WorkerError) else error
         if isinstance(cause, kafka_errors.KafkaError) and not cause.retriable:
             self._failure = (
-                error if isinstance(error, SourceFailed) else SourceFailed(f"{self._where}: {wording(cause)}")
+                error
+                if isinstance(error, SourceFailed)
+                else SourceFailed(f"{self._where}: {await why(self._settings, cause)}")
             )
             self._settled.set()
             return

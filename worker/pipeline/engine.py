@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -70,9 +70,18 @@ class Source(Protocol):
         """Return the partition's end as of the last fetch; None before one."""
         ...
 
+    def held_back(self, partition: TopicPartition) -> int:
+        """Return how many offsets wait behind a transaction that has not ended."""
+        ...
+
     @property
     def lost(self) -> Mapping[TopicPartition, int]:
         """Return the partitions whose next offset is gone (retention), with the number of records that were lost."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Return why the brokers have not been heard of for a whole session; empty while all is well."""
         ...
 
 
@@ -105,6 +114,7 @@ class PartitionStatus:
     position: int
     committed: int
     lag: int | None
+    held_back: int  # of these, how many wait for the end of a transaction
     unfinished: int
     blocker_offset: int | None
     blocker_age_s: float
@@ -246,6 +256,7 @@ class Engine:
             )
             for partition, records in batches.items():
                 self._receive(partition, records)
+            self._pass_gaps(partition for partition in room if partition not in batches)
         return Ended.STOPPED
 
     async def _listen(self) -> None:
@@ -260,6 +271,13 @@ class Engine:
         if progress is None or progress.is_closing or not records or records[0].offset < progress.position:
             return  # read under an assignment that is over; its next owner reads it again
         self._pending[partition] = _Pending(progress, records)
+
+    def _pass_gaps(self, partitions: Iterable[TopicPartition]) -> None:
+        """Pass what never arrives (markers, aborted and compacted records), once all that does was received here."""
+        for partition in partitions:
+            progress = self._offsets.get(partition)
+            if progress is not None and not progress.is_closing and partition not in self._pending:
+                progress.pass_to(self._source.position(partition))
 
     async def _take_pending(self) -> bool:
         """Hand out what has been read, in slices; what finds no room stays, and holds up its own partition only."""
@@ -450,6 +468,11 @@ class Engine:
         """Return the partitions that stand still because retention deleted what came next."""
         return self._source.lost
 
+    @property
+    def trouble(self) -> str:
+        """Return why there is no connection to the brokers; empty while there is one."""
+        return self._source.trouble
+
     def unfinished(self) -> dict[TopicPartition, int]:
         """Return how many records of each partition have started and not ended."""
         return {progress.partition: len(progress.unfinished) for progress in self._offsets}
@@ -467,6 +490,7 @@ class Engine:
             position=progress.position,
             committed=progress.committed,
             lag=None if end is None else max(0, end - progress.committed),
+            held_back=self._source.held_back(progress.partition),
             unfinished=len(progress.unfinished),
             blocker_offset=None if blocker is None else blocker.offset,
             blocker_age_s=0.0 if blocker is None else self._clock.monotonic_s() - blocker.started_s,

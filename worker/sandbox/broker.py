@@ -29,14 +29,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from worker.sandbox import broker_security as security
 from worker.sandbox import keeper
+from worker.sandbox.broker_security import AUTHORIZER, PASSWORD, USER
+from worker.sandbox.certificates import Authority
 from worker.sandbox.jars import KAFKA, BrokerUnavailable, kafka_jars
 
+__all__ = ["AUTHORIZER", "HOST", "PASSWORD", "USER", "LocalKafka", "Topic", "create_topics"]
+
 HOST = "127.0.0.1"
-USER, PASSWORD = "tester", "tester-secret"
-KEY_STORE_PASSWORD = "loopback-only"  # noqa: S105 - of a certificate that only this machine's loopback sees
-LISTENERS = ("PLAINTEXT",)
-SECURE_LISTENERS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+LISTENERS: Mapping[str, str] = {"PLAINTEXT": "PLAINTEXT"}  # name -> protocol
 START_LIMIT_S = 60.0
 # Below Linux's ephemeral range: else an outgoing connection may take a port while its broker is down.
 PORTS = range(20_000, 32_000)
@@ -112,8 +114,12 @@ class LocalKafka:
 
     Without a `directory` the data is temporary: it outlives `stop`, `kill` and `start`, and is gone after `close` or
     when this process dies, however it dies. All methods block; `start` takes some 3 s. Use one instance from one
-    thread at a time. With `secure` there are listeners SSL, SASL_PLAINTEXT and SASL_SSL, too: user and password are
-    USER and PASSWORD (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512), `ca_file` is the certificate to trust.
+    thread at a time.
+
+    With `secure` there are listeners SSL, MUTUAL_TLS, SASL_PLAINTEXT and SASL_SSL, too. `users` (name -> password, USER
+    and PASSWORD unless told otherwise) log in by PLAIN or SCRAM; by OAUTHBEARER do those with an unsigned token that is
+    in time. `ca_file` is the certificate to trust, `client_file` one to show (with its key); `authority` issues both.
+    Further `listeners` (name -> protocol) are made of `settings`.
     """
 
     def __init__(
@@ -123,18 +129,24 @@ class LocalKafka:
         port: int | None = None,
         nodes: int = 1,
         secure: bool = False,
+        users: Mapping[str, str] | None = None,
+        authority: Authority | None = None,
+        listeners: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.jars = kafka_jars()
         self._java = _java()
         self.nodes = range(1, nodes + 1)
-        self._listeners = SECURE_LISTENERS if secure else LISTENERS
+        self._listeners = {**LISTENERS, **(security.LISTENERS if secure else {}), **(listeners or {})}
+        self._users = (users or {USER: PASSWORD}) if secure else {}
+        self._authority = authority
         self._settings = dict(settings or {})
         self._wanted_port = port
         temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="gigya-worker-kafka-"))
         self.directory.mkdir(parents=True, exist_ok=True)
         self.ca_file = self.directory / "ca.pem"
+        self.client_file = self.directory / "client.pem"
         self._processes = _Processes(self.directory if temporary else None)
         self._identity, self._ports = self._remembered() or (_identity(), self._choose_ports())
 
@@ -191,8 +203,8 @@ class LocalKafka:
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def _start(self, nodes: Sequence[int]) -> None:
-        if len(self._listeners) > 1 and not self.ca_file.exists():
-            self._make_certificate()
+        if self._users and not self.ca_file.exists():
+            security.make_certificates(self.directory, self._authority or Authority(), HOST)
         starting = [node for node in nodes if not self._processes.is_running(node)]
         for node in starting:
             self._check_ports(node)
@@ -233,24 +245,9 @@ class LocalKafka:
         if (where / "data" / "meta.properties").exists():
             return
         command = ["format", "--cluster-id", self._identity, "--config", str(properties)]
-        if len(self._listeners) > 1 and node == 1:
-            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
-                command += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
+        if node == 1:
+            command += security.scram_users(self._users)
         self._run(self._command("kafka.tools.StorageTool", *command))
-
-    def _make_certificate(self) -> None:
-        """Make one self-signed certificate: key store of the brokers, trust store of the clients.
-
-        With the Java runtime's keytool, which is always there; openssl is not.
-        """
-        tool = [str(self._java.with_name("keytool"))]
-        store = ["-keystore", str(self.directory / "broker.p12"), "-storetype", "PKCS12"]
-        store += ["-storepass", KEY_STORE_PASSWORD, "-alias", "broker"]
-        kind = ["-keyalg", "EC", "-groupname", "secp256r1", "-validity", "3650", "-dname", "CN=localhost"]
-        for extension in (f"san=dns:localhost,ip:{HOST}", "bc:c=ca:true", "ku:c=digitalSignature,keyCertSign"):
-            kind += ["-ext", extension]
-        self._run([*tool, "-genkeypair", *store, *kind])
-        self._run([*tool, "-exportcert", "-rfc", *store, "-file", str(self.ca_file)])
 
     def _run(self, command: Sequence[str]) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
@@ -302,31 +299,14 @@ class LocalKafka:
             "listeners": ",".join(addresses + ([f"CONTROLLER://{controller}"] if node == 1 else [])),
             "advertised.listeners": ",".join(addresses),
             "listener.security.protocol.map": ",".join(
-                ["CONTROLLER:PLAINTEXT"] + [f"{name}:{name}" for name in self._listeners]
+                ["CONTROLLER:PLAINTEXT"] + [f"{name}:{protocol}" for name, protocol in self._listeners.items()]
             ),
             "log.dirs": str(self._node_directory(node) / "data"),
             **SETTINGS,
         }
-        if len(self._listeners) > 1:
-            settings |= self._security()
+        if self._users:
+            settings |= security.broker_settings(self.directory, self._users)
         return settings | self._settings
-
-    def _security(self) -> dict[str, str]:
-        modules = "org.apache.kafka.common.security"
-        settings = {
-            "ssl.keystore.type": "PKCS12",
-            "ssl.keystore.location": str(self.directory / "broker.p12"),
-            "ssl.keystore.password": KEY_STORE_PASSWORD,
-        }
-        for listener in ("sasl_plaintext", "sasl_ssl"):
-            prefix = f"listener.name.{listener}"
-            settings[f"{prefix}.sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512"
-            settings[f"{prefix}.plain.sasl.jaas.config"] = (
-                f'{modules}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
-            )
-            for mechanism in ("scram-sha-256", "scram-sha-512"):
-                settings[f"{prefix}.{mechanism}.sasl.jaas.config"] = f"{modules}.scram.ScramLoginModule required;"
-        return settings
 
 
 class _PortTaken(BrokerUnavailable):
@@ -446,7 +426,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="of the first node (default: a free one)")
     parser.add_argument("--nodes", type=int, default=1, help="brokers (default 1)")
     parser.add_argument(
-        "--secure", action="store_true", help=f"also SSL, SASL_PLAINTEXT, SASL_SSL; {USER} / {PASSWORD}"
+        "--secure", action="store_true", help=f"also {', '.join(security.LISTENERS)}; {USER} / {PASSWORD}"
     )
     parser.add_argument("--directory", type=Path, help="keep the data here (default: temporary)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an extra broker setting")
@@ -461,10 +441,10 @@ def main() -> None:
             options.directory, port=options.port, nodes=options.nodes, secure=options.secure, settings=settings
         )
         with kafka:
-            for listener in SECURE_LISTENERS if options.secure else LISTENERS:
+            for listener in [*LISTENERS, *(security.LISTENERS if options.secure else ())]:
                 print(f"{listener} {kafka.bootstrap(listener)}" if options.secure else kafka.bootstrap(), flush=True)
             if options.secure:
-                print(f"CA {kafka.ca_file}", flush=True)
+                print(f"CA {kafka.ca_file}", f"CLIENT {kafka.client_file}", sep="\n", flush=True)
             # Whoever started this and died cannot stop it any more; there is no event for that everywhere.
             while not ended.wait(0.3) and os.getppid() == parent:
                 pass
