@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -48,6 +51,15 @@ SUCCESSES = frozenset((0, 200001, 200003, 200008, 200009, 200010))
 # To a call without a user these say no more than that there is none.
 NO_USER = frozenset((403005, 403035))
 NOT_FOR_PEOPLE_YET = ("sent again", "tried again", "resume", "Calls wait", "eplay", "dead letter", "iscard")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_tls_context() -> Iterator[None]:
+    """Load the system's certificates once, not for each of five hundred transports that speak plain http anyway."""
+    made = ssl.create_default_context()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", lambda **_: made)
+        yield
 
 
 def failing() -> list[int]:
