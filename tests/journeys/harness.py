@@ -41,14 +41,21 @@ class Journey:
         self.partitions = partitions
         self.appended: list[Appended] = []
         self.workers: list[WorkerProcess] = []
+        self.secrets: set[str] = set()  # what no log may hold, beside the credentials that the local Gigya made
 
     @classmethod
     @asynccontextmanager
     async def begin(
-        cls, bootstrap: str, folder: Path, *, partitions: int = 12, gigya: dict[str, Any] | None = None
+        cls,
+        bootstrap: str,
+        folder: Path,
+        *,
+        partitions: int = 12,
+        gigya: dict[str, Any] | None = None,
+        tls: bool = False,
     ) -> AsyncIterator[Journey]:
         """Start the local Gigya and make the topics; end everything in the end, and look through the logs."""
-        process = GigyaProcess(folder, gigya or {})
+        process = GigyaProcess(folder, gigya or {}, tls=tls)
         journey = cls(bootstrap, folder, process, partitions=partitions)
         topics = [Topic(journey.topic, partitions), Topic.dead_letters(journey.dead_topic)]
         try:
@@ -168,8 +175,11 @@ class Journey:
 
     def check_logs(self) -> None:
         """Fail if anything the workers wrote, or answered on their admin ports, holds what must not be read."""
-        secret = self.gigya.site["secret"]
-        words = words_to_hide(self.appended, {secret, quote(secret, "~"), self.gigya.site["user_key"]})
+        secrets = set(self.secrets)
+        for site in self.gigya.sites.values():
+            key_lines = [line for line in site.get("private_key", "").splitlines() if "-----" not in line]
+            secrets |= {site["secret"], quote(site["secret"], "~"), site["user_key"], *key_lines} - {""}
+        words = words_to_hide(self.appended, secrets)
         for worker in self.workers:
             for file in (worker.log_file, worker.out_file, worker.admin_file):
                 leaked = found_in(file.read_bytes(), words)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -168,13 +169,13 @@ def unix_s(stamp: str) -> float:
 class GigyaProcess:
     """`python -m worker.sandbox.gigya`, and its control endpoint."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], *, tls: bool = False) -> None:
         file = folder / "gigya.json"
         file.write_text(json.dumps(config))
         self.log_file = folder / "gigya.err"
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.sandbox.gigya", "--config", str(file)],
+                [sys.executable, "-m", "worker.sandbox.gigya", "--config", str(file), *(["--tls"] if tls else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -185,7 +186,10 @@ class GigyaProcess:
         started = json.loads(first)
         self.base_url: str = started["base_url"]
         self._control_url: str = started["control_url"]
-        self.site: dict[str, Any] = started["sites"]["main"]
+        self.sites: dict[str, dict[str, Any]] = started["sites"]
+        self.site: dict[str, Any] = self.sites["main"]
+        self.ca_file: str = started.get("ca_file", "")
+        self._ssl: ssl.SSLContext | bool = ssl.create_default_context(cafile=self.ca_file) if tls else True
 
     def close(self) -> None:
         if self._process.poll() is None:
@@ -202,7 +206,7 @@ class GigyaProcess:
         """Tell or ask the local Gigya something."""
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
-            session.request(verb, self._control_url + path, json=document) as response,
+            session.request(verb, self._control_url + path, json=document, ssl=self._ssl) as response,
         ):
             text = await response.text()
             assert response.status == 200, f"{verb} {path}: {text}"

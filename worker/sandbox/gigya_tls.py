@@ -25,7 +25,7 @@ class Secured:
     config: GigyaConfig  # with the public halves of the key pairs
     ca_file: Path  # what clients must trust
     cert_file: Path  # the server's private key and certificate
-    private_keys: Mapping[str, str] = field(repr=False)  # PEM, by user key; of the pairs that were made here
+    private_keys: Mapping[tuple[str, str], str] = field(repr=False)  # PEM, by site and user key; those made here
 
     @classmethod
     def begin(cls, config: GigyaConfig, folder: Path, host: str = "127.0.0.1") -> Secured:
@@ -38,13 +38,13 @@ class Secured:
         cert_file.touch(mode=0o600)  # it holds a private key
         cert_file.write_bytes(authority.issue("localhost", hosts=hosts))
         document = config.model_dump(mode="json")
-        private_keys: dict[str, str] = {}
-        for site in document["sites"].values():
+        private_keys: dict[tuple[str, str], str] = {}
+        for name, site in document["sites"].items():
             for user_key, key in site["keys"].items():
                 if not key["public_keys"]:
                     pair = new_key_pair()
                     key["public_keys"] = [pair.public_key]
-                    private_keys[user_key] = pair.private_key
+                    private_keys[name, user_key] = pair.private_key
         return cls(GigyaConfig.model_validate(document), ca_file, cert_file, private_keys)
 
     def context(self) -> ssl.SSLContext:
@@ -56,7 +56,7 @@ class Secured:
     def shown(self, credentials: dict[str, Json]) -> dict[str, Json]:
         """Return credentials with what a client needs besides: `ca_file`, and each site's `private_key`."""
         sites = credentials["sites"]
-        for site in sites.values() if isinstance(sites, dict) else ():
-            if isinstance(site, dict) and (private_key := self.private_keys.get(str(site["user_key"]))):
+        for name, site in sites.items() if isinstance(sites, dict) else ():
+            if isinstance(site, dict) and (private_key := self.private_keys.get((name, str(site["user_key"])))):
                 site["private_key"] = private_key
         return {**credentials, "ca_file": str(self.ca_file)}
