@@ -328,8 +328,8 @@ _BY_KIND: dict[VerdictKind, tuple[tuple[str, str, str], ...]] = {
         (
             "credentials_refused",
             "Gigya refuses the credentials.",
-            "Check user key and secret or private key (Console > Admin > Applications), and put the right ones where the "
-            "site's `auth` comes from: files are read again within seconds, or on SIGHUP. Calls wait; nothing is lost.",
+            "Check user key and secret or private key (Console > Admin > Applications), and put the right ones where "
+            "the site's `auth` comes from: files are read again within seconds. Calls wait; nothing is lost.",
         ),
         (
             "credentials_missing",
