@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import base64
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterable, Mapping
@@ -20,11 +21,11 @@ from aiokafka.protocol.types import Array, Int8, Int16, Int32, Schema, String
 from worker.sandbox.broker import AUTHORIZER, LocalKafka
 from worker.sandbox.certificates import Authority
 
+README = Path(__file__).parents[1] / "README.md"
 # Each has its own permissions, so that no test waits for, or stumbles over, those of another.
 USERS = {name: f"{name}-password" for name in ("tester", "stranger", "reader", "worker-1", "worker-2")}
 # How long the broker lets a login by token on SASL_PLAINTEXT live, in ms: then it wants another.
 RELOGIN_MS = 1500
-PROPAGATION_LIMIT_S = 10.0
 
 
 class Way(NamedTuple):
@@ -156,6 +157,20 @@ class Acl:
 LITERAL, ALLOW = 3, 3
 TOPIC, GROUP = 2, 3
 OPERATIONS: Mapping[str, int] = {"Read": 3, "Write": 4, "Describe": 8, "DescribeConfigs": 10}
+
+
+def readme_acls(*, user: str, topic: str, letters: str, group: str) -> list[str]:
+    """Return the README's kafka-acls.sh commands, with other names in the place of its own."""
+    commands = re.findall(r"^kafka-acls\.sh (?:.*\\\n)*.*$", README.read_text(), re.MULTILINE)
+    assert commands
+    names = {
+        "User:gigya-worker": f"User:{user}",
+        "--group gigya-worker": f"--group {group}",
+        "--topic user-events.dead": f"--topic {letters}",
+        "--topic user-events": f"--topic {topic}",
+    }
+    pattern = re.compile("|".join(rf"{re.escape(name)}(?=\s)" for name in names))
+    return [pattern.sub(lambda found: names[found[0]], command) for command in commands]
 
 
 def parse_command(text: str) -> tuple[list[Acl], bool]:

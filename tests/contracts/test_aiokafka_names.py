@@ -1,4 +1,4 @@
-"""The private names of aiokafka that worker/kafka/membership.py leans on, seen working against a real broker.
+"""The private names of aiokafka that worker/kafka leans on (membership.py, login.py, permissions.py), seen working against a real broker.
 
 They may change with any release; the version is pinned, and whoever raises it meets this file first.
 """
@@ -10,14 +10,19 @@ import importlib.metadata
 import inspect
 from collections.abc import AsyncIterator, Callable
 
+import aiokafka.conn
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import OAuthAuthenticator
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 
 from tests.contracts.harness import KafkaScene, Owner
 from worker.errors import CommitRefused
 from worker.kafka.client import KafkaProducer
+from worker.kafka.login import _TokenLogin
 from worker.kafka.source import CommitFailed, KafkaSource, Position
 
 
@@ -54,6 +59,8 @@ def test_the_version_is_the_one_whose_source_was_read():
         (GroupCoordinator.fetch_committed_offsets, ["self", "partitions"]),
         (GroupCoordinator.request_rejoin, ["self"]),
         (GroupCoordinator.check_errors, ["self"]),
+        (OAuthAuthenticator.step, ["self", "payload"]),
+        (AIOKafkaAdminClient._send_request, ["self", "request", "node_id"]),
     ],
 )
 def test_the_methods_that_are_wrapped_or_called_take_what_they_took(method, parameters):
@@ -67,6 +74,19 @@ def test_a_commit_is_built_before_anything_is_awaited():
     assert "self.generation" in before
     assert "self.member_id" in before
     assert "OffsetCommitRequest(" in before
+
+
+async def test_the_library_by_itself_still_takes_a_refused_token_for_an_accepted_one():
+    """If not, worker/kafka/login.py need not put a login of its own in the library's place."""
+
+    class Token(AbstractTokenProvider):
+        async def token(self) -> str:
+            return "token"
+
+    login = OAuthAuthenticator(sasl_oauth_token_provider=Token())
+    await login.step(None)
+    assert await login.step(b'{"status":"invalid_token"}') is None
+    assert aiokafka.conn.OAuthAuthenticator is _TokenLogin
 
 
 async def test_a_heartbeat_that_is_answered_renews_the_lease(joined):
