@@ -81,6 +81,20 @@ async def test_whoever_asks_gets_it_read_again_at_once(scene: Scene) -> None:
     assert scene.taken == [("first", True)]
 
 
+async def test_a_content_that_comes_while_another_is_being_taken_is_not_missed(scene: Scene) -> None:
+    take = scene._take
+
+    async def slow_take(is_asked_for: bool) -> None:
+        await take(is_asked_for)
+        if len(scene.taken) == 1:
+            scene.path.write_text("third")
+
+    scene.watch._take = slow_take
+    scene.path.write_text("second")
+    await _with(scene, lambda: scene.pass_time(20))
+    assert scene.taken == [("second", False), ("third", False)]
+
+
 async def test_a_file_that_is_gone_is_a_change_and_not_the_end(scene: Scene) -> None:
     async def act() -> None:
         scene.path.unlink()

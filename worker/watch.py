@@ -50,8 +50,9 @@ class ContentWatch:
             if is_asked_for or (is_settled and now_there != self._seen):
                 self._seen = now_there
                 await self._take(is_asked_for)
-                # What is watched may have changed with what was taken: another file may be named now.
-                self._seen = self._candidate = await asyncio.to_thread(self._fingerprint)
+                # Another content than before means that files changed while they were being taken, or that others are
+                # watched now. Nobody can tell which, so what settles is taken once more.
+                self._candidate = await asyncio.to_thread(self._fingerprint)
 
     async def _wait(self, seconds: float) -> None:
         timer = self._clock.call_later(seconds, self._wake.set)

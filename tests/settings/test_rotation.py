@@ -150,6 +150,26 @@ async def test_a_secret_whose_link_kubernetes_swaps_is_taken_over_by_its_site_al
     assert [line["site"] for line in scene.lines("key.rotated")] == ["main"]
 
 
+async def test_a_key_that_changed_while_the_worker_started_is_taken_over(scene: Scene) -> None:
+    environ = {"WORKER_SECRETS_DIR": str(scene.secrets)}
+    loaded = load(scene.folder / "worker.yaml", environ=environ)
+    credentials = {name: credentials_of(site) for name, site in loaded.settings.sites.items()}
+    scene.swap_secrets(2, SECOND)
+    late = KeyWatch(
+        loaded,
+        credentials,
+        lambda: load(scene.folder / "worker.yaml", environ=environ),
+        clock=SystemClock(),
+        metrics=Metrics(),
+    )
+    users = {"main": User()}
+    task = asyncio.create_task(late.run(users))
+    await scene.until(lambda: bool(users["main"].keys))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert users["main"].keys == [Credentials("3_main", "AKmain", decode_secret(SECOND))]
+
+
 async def test_a_private_key_file_is_taken_over_when_its_content_changes(scene: Scene) -> None:
     scene.write("key.pem", PEMS[1].replace("\n", "\\n"))
     await scene.until(lambda: bool(scene.users["tokens"].keys))
@@ -211,6 +231,31 @@ async def test_a_file_that_goes_for_a_moment_while_it_is_replaced_is_waited_for(
     scene.write("key.pem", PEMS[1])
     await scene.until(lambda: bool(scene.users["tokens"].keys))
     assert not scene.lines("keys.refused")
+
+
+async def test_a_file_that_is_named_before_it_is_there_is_found_when_it_comes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "RETRY_EVERY_S", 0.1)
+    scene.write("worker.yaml", SETTINGS.replace("key.pem", "next.pem"))
+    await scene.until(lambda: scene.metric("keys_refused") == 1)
+    await asyncio.sleep(0.6)
+    assert len(scene.lines("keys.refused")) == 1, "said once, however often it is tried"
+    scene.write("next.pem", PEMS[1])
+    await scene.until(lambda: bool(scene.users["tokens"].keys))
+    assert scene.metric("keys_refused") == 0
+
+
+async def test_another_sites_credentials_are_not_taken_by_the_second_look_either(scene: Scene) -> None:
+    moved = SETTINGS.replace("api_key: 3_inline", "api_key: 3_moved")
+    scene.write("worker.yaml", moved)
+    await scene.until(lambda: len(scene.lines("settings.wait_for_restart")) == 1)
+    scene.swap_secrets(2, SECOND)
+    scene.write("worker.yaml", moved.replace(FIRST, SECOND))
+    await scene.until(lambda: bool(scene.users["main"].keys))
+    await scene.some_looks()
+    assert not scene.users["inline"].keys
+    assert len(scene.lines("settings.wait_for_restart")) == 1, "said once"
 
 
 async def test_whatever_else_changed_is_told_and_waits_for_a_restart(scene: Scene) -> None:

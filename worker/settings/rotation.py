@@ -18,12 +18,16 @@ from worker import logs
 from worker.clock import Clock
 from worker.errors import Problem, Refused
 from worker.gigya.authorization import AnyCredentials
+from worker.gigya.sites import SiteSettings
 from worker.metrics import Metrics
 from worker.settings.layers import PREFIX
 from worker.settings.site_files import credentials_of, secrets_of
 from worker.settings.tree import Loaded, Settings, secret_values, values_of
 from worker.settings.yamlfile import MAX_BYTES, dotted
 from worker.watch import ContentWatch, digest_of
+
+# What was refused is read again now and then: it may name a file that is not watched yet, and appears later.
+RETRY_EVERY_S = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -57,12 +61,15 @@ class KeyWatch:
         metrics: Metrics,
     ) -> None:
         """`credentials` are in use now. `reread` reads all settings anew, in a thread; it raises Refused."""
+        self._started_with = loaded.settings
         self._loaded = loaded
         self._reread = reread
+        self._clock = clock
+        self._refused: tuple[str, ...] = ()  # why what stands in the files is not used; empty while it is
         self._metrics = metrics
         self._in_use = dict(credentials)
         self._users: Mapping[str, Rotatable] = {}
-        self._watch = ContentWatch(lambda: fingerprint(self._loaded), self._take, clock=clock)
+        self._watch = ContentWatch(self._content, self._take, clock=clock)
 
     def look_now(self) -> None:
         """Read everything again, whether anything seems to have changed or not."""
@@ -71,14 +78,21 @@ class KeyWatch:
     async def run(self, users: Mapping[str, Rotatable]) -> None:
         """Hand every new key to who uses it, by site."""
         self._users = users
+        await self._take(False)  # the start took its time: what changed between reading and watching counts, too
         await self._watch.run()
+
+    def _content(self) -> bytes:
+        """Return what changes when there is something to read again: the files, and time while they are refused."""
+        retry = int(self._clock.monotonic_s() / RETRY_EVERY_S) if self._refused else 0
+        return fingerprint(self._loaded) + str(retry).encode()
 
     async def _take(self, is_asked_for: bool) -> None:
         try:
             found = await asyncio.to_thread(self._find)
         except Refused as refused:
-            self._refuse(refused.problems)
+            self._refuse(refused.problems, is_asked_for=is_asked_for)
             return
+        self._refused = ()
         self._metrics.keys_refused.set(0)
         secrets = {secret for site in found.loaded.settings.sites.values() for secret in secrets_of(site)}
         logs.hide(secrets | secret_values(found.loaded.settings))
@@ -98,29 +112,37 @@ class KeyWatch:
     def _take_one(self, name: str, user: Rotatable, found: _Found) -> bool:
         now = found.credentials.get(name)
         site = found.loaded.settings.sites.get(name)
-        before = self._loaded.settings.sites.get(name)
         if now is None or site is None or now == self._in_use[name]:
             return False
-        if before is not None and (site.api_key, site.base_url) != (before.api_key, before.base_url):
-            return False  # another site: its credentials are not for the address in use
+        if _address(site) != _address(self._started_with.sites[name]):
+            return False  # another site: its credentials are not for the one in use
         self._in_use[name] = now
         user.rotate(now)
         self._metrics.key_rotations.labels(name).inc()
         log.warning("key.rotated", site=name, mode=site.auth.mode)
         return True
 
-    def _refuse(self, problems: Iterable[Problem]) -> None:
+    def _refuse(self, problems: Iterable[Problem], *, is_asked_for: bool) -> None:
+        texts = tuple(map(_text_of, problems))
+        is_known, self._refused = texts == self._refused, texts
+        if is_known and not is_asked_for:
+            return  # said already
         self._metrics.key_rotations_refused.inc()
         self._metrics.keys_refused.set(1)
         log.error(
             "keys.refused",
-            problems=[_text_of(problem) for problem in problems],
+            problems=texts,
             remedy="Correct the files. The keys read before stay in use; until this is mended, a restart would fail.",
         )
 
     def _tell_the_rest(self, now: Settings) -> None:
-        if changed := other_changes(self._loaded.settings, now):
+        changed = other_changes(self._started_with, now)
+        if changed and changed != other_changes(self._started_with, self._loaded.settings):
             log.warning("settings.wait_for_restart", settings=changed[:20])
+
+
+def _address(site: SiteSettings) -> tuple[str, str | None, str | None]:
+    return site.api_key, site.data_center, site.base_url
 
 
 def fingerprint(loaded: Loaded) -> bytes:
