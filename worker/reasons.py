@@ -139,6 +139,13 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "The rule has a max_age, and the event's time cannot be read.",
         "Correct event.time in the rules: RFC 3339, or seconds, milliseconds, ... since 1970. Then replay.",
     ),
+    (
+        "parked",
+        _DEAD,
+        "An operator turned the record into a dead letter (POST /park), so that it holds its partition no longer; the "
+        "text says who and why. Of its calls, those not marked maybe_executed were not made.",
+        "Find out what held it, then replay or discard.",
+    ),
     # What holds a record
     ("waiting", "waiting", "A call waits for its turn, the quota, or its user's earlier call.", "Nothing to do."),
     (

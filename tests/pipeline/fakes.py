@@ -99,6 +99,11 @@ class ListQueue:
     def join(self, job: Job) -> None:
         self.jobs.append(job)
 
+    def withdraw(self, ticket: Ticket) -> list[Job]:
+        withdrawn = [job for job in self.jobs if job.ticket is ticket and ticket.outcomes[job.call_index] is None]
+        self.jobs = [job for job in self.jobs if job not in withdrawn]
+        return withdrawn
+
 
 class TableMapper:
     """Maps an event's type by a table; an exception in the table is raised."""

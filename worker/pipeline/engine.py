@@ -219,12 +219,12 @@ class Engine:
             tasks.create_task(self._watch_ends(), name="ends")
 
     async def _guard_watch(self) -> None:
-        await self._handler.tripped.wait()
-        self._lanes.hold()
-        self._metrics.flood_guard_held.set(1)
-        flood = self._handler.flood
-        assert flood is not None  # noqa: S101  # tripped is set after the guard has decided
-        log.error("flood_guard.held", reason=flood.reason, text=flood.text, remedy=flood.remedy)
+        while True:
+            await self._handler.tripped.wait()
+            self._lanes.hold()
+            self._handler.released.clear()
+            await self._handler.released.wait()
+            self._lanes.go_on()
 
     async def _watch_ends(self) -> None:
         """Keep the lag true while nothing is read: it is what tells how long an outage may still last."""

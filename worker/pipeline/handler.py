@@ -24,6 +24,7 @@ from worker.pipeline.flood_guard import Flood, FloodGuard
 from worker.pipeline.lanes import Job
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets, PartitionProgress
+from worker.pipeline.parking import PARKED, Parked, parked_outcome
 from worker.pipeline.room import Room
 from worker.pipeline.tickets import Ticket
 
@@ -41,6 +42,10 @@ class CallQueue(Protocol):
     """Where calls go to be made, in the order they are handed over for each user."""
 
     def join(self, job: Job) -> None: ...
+
+    def withdraw(self, ticket: Ticket) -> list[Job]:
+        """Take a record's calls back that are not in flight; those that are end by themselves, and soon."""
+        ...
 
 
 class Mapper(Protocol):
@@ -97,6 +102,8 @@ class Handler:
         self.commit_due = asyncio.Event()  # a letter was written: its offset should follow before a restart repeats it
         self.changed = asyncio.Event()  # a record ended: there may be room, or something to commit
         self.tripped = asyncio.Event()  # the flood guard holds the worker
+        self.released = asyncio.Event()  # it held, and an operator has let it go on
+        self._refused: list[Ticket] = []  # by the guard: they ask again when it is released
 
     def use_rules(self, mapper: Mapper, digest: str, decode: Callable[[Record], tuple[Event, ...]]) -> None:
         """Read and map by other rules from the next record on. Records that have started keep the calls they have."""
@@ -216,14 +223,58 @@ class Handler:
             self._end(ticket, end)
             return
         ticket.last_reason = "dead_letter"
-        if self._guard.died(ticket.number):
+        if ticket.parked is not None:
+            self._guard.parked(ticket.number)
+        if ticket.parked is not None or self._guard.died(ticket.number):
             self._dead.append(ticket)
             self._dead_waiting.set()
         else:
             # Decided before the write: this record and all later ones stay unfinished, so that nothing is lost to a
             # topic of dead letters when the rules are mended.
             ticket.last_reason = "flood_guard"
+            self._refused.append(ticket)
+            self._trip()
+
+    def _trip(self) -> None:
+        flood = self._guard.flood
+        if flood is not None and not self.tripped.is_set():
+            self._metrics.flood_guard_held.set(1)
+            self._log.error("flood_guard.held", reason=flood.reason, text=flood.text, remedy=flood.remedy)
             self.tripped.set()
+
+    def resume(self) -> int:
+        """Release the flood guard by an operator's word; return how many records asked again. It may hold again."""
+        if self._guard.flood is None:
+            return 0
+        self._guard.resume()
+        self._metrics.flood_guard_held.set(0)
+        self.tripped.clear()
+        again, self._refused = self._refused, []
+        for ticket in again:
+            self._conclude(ticket)
+        self.released.set()
+        self.changed.set()
+        return len(again)
+
+    def park(self, ticket: Ticket, parked: Parked) -> bool:
+        """Turn an unfinished record into a dead letter as soon as no attempt of it is in flight; False: it is one.
+
+        It counts for the flood guard neither as dead nor as a record. What its attempts in flight bring counts: if all
+        calls end well, there is no letter.
+        """
+        if ticket.parked is not None or ticket in self._writing or ticket in self._dead:
+            return False
+        ticket.parked = parked
+        ticket.last_reason = PARKED
+        if ticket in self._refused:
+            self._refused.remove(ticket)
+            self._conclude(ticket)
+            return True
+        queue = self.queue
+        assert queue is not None  # noqa: S101  # wired before the first record is read
+        for job in queue.withdraw(ticket):
+            self.call_ended(job, parked_outcome(job.delivery, parked))
+        return True
 
     async def run(self) -> None:
         """Write dead letters until cancelled. A letter that is being written when it is cancelled stays unfinished."""
@@ -338,6 +389,7 @@ class Handler:
                 self._guard.forgotten(ticket.number)
                 self._room.give_back(ticket.partition, ticket.size_bytes)
         self._dead = deque(ticket for ticket in self._dead if not ticket.is_void)
+        self._refused = [ticket for ticket in self._refused if not ticket.is_void]
         for ticket, writing in self._writing.items():
             if ticket.is_void:
                 writing.cancel()

@@ -24,6 +24,7 @@ from worker.clock import Clock, Timer
 from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
 from worker.model import Outcome, TopicPartition
+from worker.pipeline.parking import parked_outcome
 from worker.pipeline.tickets import Ticket
 
 # How often a drain looks again at calls whose site has become unready meanwhile.
@@ -180,6 +181,25 @@ class Lanes:
         """Start no further attempt; what is in flight ends."""
         self._running.clear()
 
+    def go_on(self) -> None:
+        """Start attempts again after `hold`."""
+        self._running.set()
+
+    def withdraw(self, ticket: Ticket) -> list[Job]:
+        """Take a parked record's calls out of their lanes and return them; those in flight follow when they return.
+
+        They end with the outcome of their attempt, or as parked if it decided nothing.
+        """
+        withdrawn: list[Job] = []
+        for call in ticket.calls:
+            site = self._sites[call.site]
+            if (lane := site.lanes.get(call.uid)) is not None:
+                withdrawn += self._drop_jobs(site, lane, lambda job: job.ticket is ticket)
+        for job in withdrawn:
+            self._sites[job.delivery.call.site].sender.forget(job.delivery)
+        self._changed.set()
+        return withdrawn
+
     async def drain(self, partitions: Collection[TopicPartition], *, until_s: float) -> None:
         """Let the calls of these partitions end, and drop those that cannot end now.
 
@@ -245,6 +265,10 @@ class Lanes:
         elif isinstance(result, Outcome):
             self._pop(site, lane)
             self._ended(job, result)
+        elif job.ticket.parked is not None:
+            site.sender.forget(job.delivery)
+            self._pop(site, lane)
+            self._ended(job, parked_outcome(job.delivery, job.ticket.parked))
         else:
             self._put_off(site, lane, job, result)
         self._changed.set()
@@ -257,7 +281,7 @@ class Lanes:
             if later.wait_s is None:
                 site.sender.forget(job.delivery)
             lane.state = _State.BACKOFF
-            self._drop_jobs(site, lane, {job.ticket.partition})
+            self._drop_jobs(site, lane, lambda each: each.ticket.partition == job.ticket.partition)
         elif later.wait_s is None:
             lane.state = _State.HELD
             if lane.released_early:
@@ -299,22 +323,18 @@ class Lanes:
             if all_of_them or is_put_off:
                 if lane.state is _State.HELD and head.ticket.partition in partitions:
                     site.sender.forget(head.delivery)
-                self._drop_jobs(site, lane, partitions)
+                self._drop_jobs(site, lane, lambda job: job.ticket.partition in partitions)
 
-    def _drop_jobs(self, site: _Site, lane: _Lane, partitions: Collection[TopicPartition]) -> None:
-        """Drop a lane's jobs of these partitions, but never the one in flight: it is dropped when it returns."""
-        in_flight = lane.state is _State.IN_FLIGHT
+    def _drop_jobs(self, site: _Site, lane: _Lane, is_chosen: Callable[[Job], bool]) -> list[Job]:
+        """Drop a lane's chosen jobs and return them; never the one in flight: it is dropped when it returns."""
         head = lane.jobs[0]
-        kept = deque(
-            job
-            for position, job in enumerate(lane.jobs)
-            if (position == 0 and in_flight) or job.ticket.partition not in partitions
-        )
-        if len(kept) == len(lane.jobs):
-            return
-        for position, job in enumerate(lane.jobs):
-            if not (position == 0 and in_flight) and job.ticket.partition in partitions:
-                self._uncount(site, job)
+        in_flight = head if lane.state is _State.IN_FLIGHT else None
+        dropped = [job for job in lane.jobs if job is not in_flight and is_chosen(job)]
+        if not dropped:
+            return dropped
+        kept = deque(job for job in lane.jobs if job is in_flight or not is_chosen(job))
+        for job in dropped:
+            self._uncount(site, job)
         lane.jobs = kept
         if not kept:
             lane.stop_timer()
@@ -324,6 +344,7 @@ class Lanes:
             lane.stop_timer()
             if lane.state is not _State.READY:
                 site.make_ready(lane)
+        return dropped
 
     def _uncount(self, site: _Site, job: Job) -> None:
         site.jobs -= 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from worker.gigya.calls import Call
 from worker.model import Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
+from worker.pipeline.parking import Parked
 
 # What a started record costs in memory beside its own bytes, by measurement with tracemalloc on CPython 3.11: the
 # ticket, its place in the offsets, its calls with their parameters and their places in the lanes. Rounded up.
@@ -38,6 +39,7 @@ class Ticket:
     error_parameter: str = ""
     last_reason: str = "waiting"  # why it has not ended yet, for /status
     attempts: int = 0
+    parked: Parked | None = None  # an operator wants it to become a dead letter
     is_ended: bool = False
     is_void: bool = False  # its partition was revoked: whatever comes back for it is ignored
 
