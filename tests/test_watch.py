@@ -51,6 +51,12 @@ async def test_what_is_there_at_the_start_is_not_taken_again(scene: Scene) -> No
     assert scene.taken == []
 
 
+async def test_what_is_there_at_the_start_is_taken_once_where_it_does_not_count_as_taken(scene: Scene) -> None:
+    scene.watch = ContentWatch(scene.path.read_bytes, scene._take, clock=scene.clock, is_taken=False)
+    await _with(scene, lambda: scene.pass_time(20))
+    assert scene.taken == [("first", False)]
+
+
 async def test_a_new_content_is_taken_once(scene: Scene) -> None:
     scene.path.write_text("second")
     await _with(scene, lambda: scene.pass_time(20))

@@ -22,17 +22,22 @@ class ContentWatch:
     """Calls `take` for every new content, until it is cancelled. `look_now` may be called from a signal handler."""
 
     def __init__(
-        self, fingerprint: Callable[[], bytes], take: Callable[[bool], Awaitable[None]], *, clock: Clock
+        self,
+        fingerprint: Callable[[], bytes],
+        take: Callable[[bool], Awaitable[None]],
+        *,
+        clock: Clock,
+        is_taken: bool = True,
     ) -> None:
         """`fingerprint` may block: it is called in a thread. `take` hears whether somebody asked for it.
 
-        The content as it is now counts as taken.
+        The content as it is now counts as taken, unless `is_taken` says otherwise.
         """
         self._fingerprint = fingerprint
         self._take = take
         self._clock = clock
-        self._seen = fingerprint()
-        self._candidate = self._seen
+        self._candidate = fingerprint()
+        self._seen = self._candidate if is_taken else b""
         self._is_asked_for = False
         self._wake = asyncio.Event()
 

@@ -69,7 +69,8 @@ class KeyWatch:
         self._metrics = metrics
         self._in_use = dict(credentials)
         self._users: Mapping[str, Rotatable] = {}
-        self._watch = ContentWatch(self._content, self._take, clock=clock)
+        # The start took its time: what changed between reading and watching counts, too.
+        self._watch = ContentWatch(self._content, self._take, clock=clock, is_taken=False)
 
     def look_now(self) -> None:
         """Read everything again, whether anything seems to have changed or not."""
@@ -78,7 +79,6 @@ class KeyWatch:
     async def run(self, users: Mapping[str, Rotatable]) -> None:
         """Hand every new key to who uses it, by site."""
         self._users = users
-        await self._take(False)  # the start took its time: what changed between reading and watching counts, too
         await self._watch.run()
 
     def _content(self) -> bytes:
