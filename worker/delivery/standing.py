@@ -23,7 +23,7 @@ from worker.delivery.site_log import SiteLog
 from worker.delivery.site_state import Probe, State, Trouble
 from worker.delivery.transport import Transport
 from worker.gigya.calls import GET_ACTION_CONFIG
-from worker.gigya.replies import REASONS, NoReply, Reply, Verdict, VerdictKind, classify, safe_text
+from worker.gigya.replies import REASONS, NoReply, Reply, Verdict, VerdictKind, classify, remedy_of, safe_text
 from worker.gigya.sites import Site
 from worker.metrics import Metrics
 
@@ -123,13 +123,17 @@ class Standing:
     def refuse(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> None:
         """Stop the site: a call's own verdict says that it refuses us. The call waits, and may be the probe."""
         self._refused.add(attempt.delivery)
-        self.stop(verdict.reason, verdict.code, safe_text(answer), Probe.CALL, method=attempt.delivery.call.method.name)
+        method = attempt.delivery.call.method.name
+        remedy = remedy_of(verdict, answer)
+        self.stop(verdict.reason, verdict.code, safe_text(answer), Probe.CALL, method=method, remedy=remedy)
 
-    def stop(self, reason: str, code: int | None, text: str, probe: Probe, *, method: str = "") -> None:
+    def stop(
+        self, reason: str, code: int | None, text: str, probe: Probe, *, method: str = "", remedy: str = ""
+    ) -> None:
         """Stop the site, or say more exactly why it is stopped. Nothing is sent until a probe gets through."""
         rows = reasons.DELIVERY_REASONS if reason in reasons.DELIVERY_REASONS else REASONS
-        now_s = self._clock.monotonic_s()
-        trouble = Trouble(State.STOPPED, reason, code, rows[reason].remedy, method, probe, now_s, self._clock.now_s())
+        now_s, remedy = self._clock.monotonic_s(), remedy or rows[reason].remedy
+        trouble = Trouble(State.STOPPED, reason, code, remedy, method, probe, now_s, self._clock.now_s())
         is_new = self._state.stop(trouble, now_s)
         self.asks.void()
         if is_new:
@@ -278,11 +282,14 @@ class Standing:
                 self._free(self.asks.accepted(tick))
         elif site_answer is SiteAnswer.REFUSED:
             if trouble is None or trouble.probe is Probe.QUESTION:
-                reason = verdict.reason if verdict.kind is VerdictKind.STOP else "credentials_refused"
-                self.stop(reason, verdict.code, f"gm.getActionConfig: {safe_text(answer)}", Probe.QUESTION)
+                is_stop = verdict.kind is VerdictKind.STOP
+                reason = verdict.reason if is_stop else "credentials_refused"
+                remedy = remedy_of(verdict, answer) if is_stop else ""
+                text = f"gm.getActionConfig: {safe_text(answer)}"
+                self.stop(reason, verdict.code, text, Probe.QUESTION, remedy=remedy)
         elif site_answer is SiteAnswer.FORBIDDEN and trouble is not None and trouble.state is State.STOPPED:
             # We may not ask: only a call can show whether the site is back.
-            self.stop(trouble.reason, trouble.code, "", Probe.CALL)
+            self.stop(trouble.reason, trouble.code, "", Probe.CALL, remedy=trouble.remedy)
         self._gate.refresh()
 
     async def _wait_until(self, due_s: float, now_s: float) -> None:

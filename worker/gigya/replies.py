@@ -40,6 +40,7 @@ __all__ = [
     "is_refusal",
     "parse_reply",
     "provider_results",
+    "remedy_of",
     "row_of",
     "safe_text",
 ]
@@ -202,6 +203,16 @@ def safe_text(answer: Reply | NoReply) -> str:
     hints = _hints(answer)
     line = f"{answer.error_code} {row_of(answer.error_code).name}"
     return f"{line} ({'; '.join(hints)})" if hints else line
+
+
+def remedy_of(verdict: Verdict, answer: Reply | NoReply) -> str:
+    """Return what to do about an answer: the code's own remedy, or its reason's; with the data centre that it names."""
+    row = row_of(verdict.code) if verdict.code is not None else None
+    remedy = row.remedy if row is not None and row.reason == verdict.reason else REASONS[verdict.reason].remedy
+    domain = answer.body.get("apiDomain") if isinstance(answer, Reply) and answer.body is not None else None
+    if verdict.code == 301001 and isinstance(domain, str) and is_gigya_domain(domain):
+        return f"{remedy} It names {domain}."
+    return remedy
 
 
 def _verdict_on_silence(answer: NoReply) -> Verdict:
