@@ -26,6 +26,7 @@ from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.schedule import DeliverySettings
 from worker.delivery.sender import Sender
 from worker.delivery.transport import HttpTransport
+from worker.gigya.reasons import VerdictKind
 from worker.gigya.replies import NoReply, Reply
 from worker.gigya.signing import Credentials, decode_secret
 from worker.gigya.sites import Site
@@ -67,8 +68,9 @@ def authority() -> tuple[Authority, IO[bytes]]:
     return made, file
 
 
-def site_at(base_url: str) -> Site:
-    return Site("main", "3_test", base_url=base_url, ca_file=Path(authority()[1].name), quota_per_s=None)
+def site_at(base_url: str, verdicts: Mapping[int, VerdictKind] | None = None) -> Site:
+    ca_file = Path(authority()[1].name)
+    return Site("main", "3_test", base_url=base_url, ca_file=ca_file, quota_per_s=None, verdicts=verdicts or {})
 
 
 class WatchedTransport:
@@ -253,15 +255,22 @@ async def running(
 
 @asynccontextmanager
 async def at_the_local_gigya(
-    *, settings: Mapping[str, Any] | None = None, site: Mapping[str, Any] | None = None, **config: Any
+    *,
+    settings: Mapping[str, Any] | None = None,
+    verdicts: Mapping[int, VerdictKind] | None = None,
+    site: Mapping[str, Any] | None = None,
+    **config: Any,
 ) -> AsyncIterator[tuple[World, LocalGigya]]:
-    """Run a worker at a local Gigya that lives in the same time; `site` is the local Gigya's, and `config`."""
+    """Run a worker at a local Gigya that lives in the same time.
+
+    `settings` are the worker's for delivery, `verdicts` those for its site; `site` and `config` are the local Gigya's.
+    """
     clock = ManualClock()
     document = {"sites": {"main": {"api_key": "3_test", "keys": {"key": {"secrets": [SECRET]}}, **(site or {})}}}
     gigya = LocalGigya(
         GigyaConfig.model_validate({**document, **config}), now_s=clock.now_s, elapsed_s=clock.monotonic_s
     )
-    async with gigya, running(clock, site_at(gigya.base_url), **settings or {}) as world:
+    async with gigya, running(clock, site_at(gigya.base_url, verdicts), **settings or {}) as world:
         yield world, gigya
 
 
