@@ -7,6 +7,7 @@ it as *delivered*, reason `dry_run`; a dead letter meets a producer that counts 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,13 +134,27 @@ class DryRunSender:
         self._site = site
         self._count = count
         self._clock = clock
+        self._going = asyncio.Event()
+        self._going.set()
 
     @property
     def is_open(self) -> bool:
-        return True
+        return self._going.is_set()
+
+    def pause(self) -> None:
+        """End no call until `go_on`."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self._going.set()
+
+    def resume(self) -> None:
+        """Do nothing: no site refuses what is not sent."""
 
     async def admit(self) -> Permit:
-        """Return a permit at once: no quota is used."""
+        """Return a permit at once, or after a pause: no quota is used."""
+        await self._going.wait()
         return Permit(0)
 
     def give_back(self, permit: Permit) -> None:
@@ -170,6 +185,7 @@ class DryRunSender:
             rate_per_s=None,
             quota=QuotaState.STEADY,
             clock_offset_s=0.0,
+            is_paused=not self._going.is_set(),
         )
 
 

@@ -1,4 +1,4 @@
-"""May an attempt start now? Joins quota and site state, and wakes whoever waits for them.
+"""May an attempt start now? Joins pause, quota and site state, and wakes whoever waits for them.
 
 Decisions are `Quota`'s and `SiteState`'s; this module only waits. Everything happens in one event loop.
 """
@@ -36,10 +36,21 @@ class Gate:
         self._calls: deque[asyncio.Future[Permit]] = deque()
         self._questions: deque[asyncio.Future[Permit]] = deque()
         self._timer: Timer | None = None
+        self.is_paused = False  # by an operator: nobody is let in, calls and questions alike
+
+    def pause(self) -> None:
+        """Let nobody in until `go_on`; whoever is in stays in."""
+        self.is_paused = True
+        self.refresh()
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self.is_paused = False
+        self.refresh()
 
     async def admit_call(self) -> Permit:
         """Wait until a call may be attempted: the site open or a probe due, and a permit of the quota."""
-        if not self._calls and not self._questions:
+        if not self._calls and not self._questions and not self.is_paused:
             now_s = self._clock.monotonic_s()
             if self.state.call_due_s() <= now_s and self.quota.due_s(now_s) <= now_s:
                 return self._take(now_s, waited=False, is_probe=self.state.trouble is not None)
@@ -47,7 +58,8 @@ class Gate:
 
     @property
     def has_calls_waiting(self) -> bool:
-        return bool(self._calls)
+        """Return whether more permits would be used now; in a pause none would."""
+        return bool(self._calls) and not self.is_paused
 
     async def admit_question(self) -> Permit:
         """Wait for a permit of the quota only: whether the site may be asked now is the caller's to know."""
@@ -75,7 +87,7 @@ class Gate:
 
     def refresh(self) -> None:
         """Let in whoever may come in now. Call it when the site's state or the quota changed."""
-        while (waiting := self._first_in_line()) is not None:
+        while not self.is_paused and (waiting := self._first_in_line()) is not None:
             is_call = waiting is self._calls
             now_s = self._clock.monotonic_s()
             due_s = self.quota.due_s(now_s)

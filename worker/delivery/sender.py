@@ -70,6 +70,8 @@ class SiteStatus:
     rate_per_s: float | None  # None without a limit
     quota: QuotaState
     clock_offset_s: float  # the site's clock minus ours, as last measured
+    is_paused: bool = False  # by an operator
+    permit_in_s: float = 0.0  # how long the quota makes the next attempt wait
 
 
 class Sender:
@@ -132,10 +134,10 @@ class Sender:
 
     @property
     def is_open(self) -> bool:
-        return self._state.trouble is None and self.may_write()
+        return self._state.trouble is None and not self._gate.is_paused and self.may_write()
 
     def status(self) -> SiteStatus:
-        trouble = self._state.trouble
+        trouble, now_s = self._state.trouble, self._clock.monotonic_s()
         return SiteStatus(
             site=self._site.name,
             state=self._state.state,
@@ -147,6 +149,8 @@ class Sender:
             rate_per_s=self._quota.rate_per_s,
             quota=self._quota.state,
             clock_offset_s=self._site_clock.measured_s,
+            is_paused=self._gate.is_paused,
+            permit_in_s=max(0.0, self._quota.due_s(now_s) - now_s),
         )
 
     @property
@@ -167,6 +171,15 @@ class Sender:
         """Change the site's quota; less takes effect with the next permit."""
         self._quota.set_quota(quota_per_s, self._clock.monotonic_s())
         self._gate.refresh()
+
+    def pause(self) -> None:
+        """Start no request until `go_on`, neither calls nor questions; what is in flight ends."""
+        self._gate.pause()
+
+    def go_on(self) -> None:
+        """End a pause. It was nobody's fault: the time that calls may be held undecided begins anew."""
+        self._gate.go_on()
+        self._standing.unpaused()
 
     def resume(self) -> None:
         """Open the site because an operator says so."""

@@ -166,6 +166,12 @@ class Standing:
         if (trouble := self._state.trouble) is not None:
             self._open(trouble, by="resume", tick=0, uid=None)
 
+    def unpaused(self) -> None:
+        """Note the end of a pause, in which nothing could be asked."""
+        self.asks.restart(self._clock.monotonic_s())
+        self._watch_limit()
+        self._moved()
+
     def rotated(self) -> None:
         """Note that the credentials were exchanged: what the site said of the old ones is void; it is asked anew."""
         now_s = self._clock.monotonic_s()
@@ -199,7 +205,7 @@ class Standing:
 
     def _check_limit(self) -> None:
         self._limit = None
-        if self._state.trouble is not None:
+        if self._state.trouble is not None or self._gate.is_paused:
             return  # its end starts the limit anew
         if self.asks.undecided_at_s() <= self._clock.monotonic_s():
             probe = Probe.CALL if self._last_answer is SiteAnswer.FORBIDDEN else Probe.QUESTION
@@ -209,7 +215,7 @@ class Standing:
 
     def _deserted_at_s(self) -> float:
         """Return when the probe counts as deserted: due for long, while the calls that could be it are gone."""
-        return self._state.call_due_s() + _NOBODY_CAME_S if self._parked else math.inf
+        return self._state.call_due_s() + _NOBODY_CAME_S if self._parked and not self._gate.is_paused else math.inf
 
     def _let_any_call_probe(self) -> None:
         self._refused.clear()
