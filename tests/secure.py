@@ -25,7 +25,7 @@ README = Path(__file__).parents[1] / "README.md"
 # Each has its own permissions, so that no test waits for, or stumbles over, those of another.
 USERS = {name: f"{name}-password" for name in ("tester", "stranger", "reader", "worker-1", "worker-2")}
 # How long the broker lets a login by token on SASL_PLAINTEXT live, in ms: then it wants another.
-RELOGIN_MS = 1500
+RELOGIN_MS = 3000
 
 
 class Way(NamedTuple):

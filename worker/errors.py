@@ -54,7 +54,7 @@ class Refused(WorkerError):
 class StartFailed(WorkerError):
     """Something outside is missing at start (broker, topic, login, permission). Nothing consumed; exit code 1.
 
-    The text is one line that says what is wrong and what to do.
+    The text says what is wrong and what to do, in one line for each thing.
     """
 
     reason = "start_failed"

@@ -1,4 +1,4 @@
-"""The journey over SASL_SSL, with the permissions of the README and no more, from compressed transactions."""
+"""The journey over SASL_SSL with the README's permissions and no more, from compressed transactions, by jwt and TLS."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from tests.journeys.harness import Journey, tell
 from tests.journeys.oracle import bad_ones, executed_calls, out_of_order, repeated
 from tests.journeys.processes import WorkerProcess, until
 from tests.journeys.transactions import Transactions
-from tests.secure import USERS, SecureKafka, Way, readme_acls
+from tests.secure import USERS, SecureKafka, Way, readme_acls, unsigned_token
 from worker.sandbox.events import SampleEvent, stream
 
 Begin = Callable[..., AbstractAsyncContextManager[Journey]]
 LOGIN = Way("SASL_SSL", "SCRAM-SHA-512")
+# An attempt must fit into a session of four seconds.
+QUICK = {"attempt_timeout_s": 1, "connect_timeout_s": 1}
 
 
 @pytest.fixture
@@ -34,17 +36,19 @@ async def let_in(secure_kafka: SecureKafka, journey: Journey, user: str) -> dict
 
 @pytest.mark.timeout(120)
 async def test_what_was_committed_is_made_once_and_what_was_taken_back_never(begin: Begin, secure_kafka: SecureKafka):
-    async with begin(partitions=4, gigya={"latency": {"ms": 5}}) as journey, Transactions.opened(journey) as producer:
-        secure = await let_in(secure_kafka, journey, "worker-1")
+    gigya = {"latency": {"ms": 5}}
+    async with begin(partitions=4, gigya=gigya, tls=True) as journey, Transactions.opened(journey) as producer:
+        secure = {"kafka": await let_in(secure_kafka, journey, "worker-1"), "site": by_jwt(journey)}
         events = list(stream(21, count=1_500, users=60))
         events, open_for_long = events[:-40], events[-40:]
+        journey.secrets = {USERS["worker-1"]}
         never = list(stream(22, count=20, users=60, share_matching=1.0, share_bad=0.0))
         await producer.append(events[:900], taken_back=never)
-        first = journey.start("first", kafka=secure)
+        first = journey.start("first", **secure)
         await journey.executed_at_least(len(journey.expected) // 3)
         assert await first.stopped() == 0, first.tail()
 
-        second = journey.start("second", kafka=secure)
+        second = journey.start("second", **secure)
         await producer.append(events[900:], taken_back=never)
         await journey.all_done()  # to the ends, although the last record of each partition is a marker
         await an_open_transaction_is_seen_and_waited_for(journey, producer, open_for_long, second)
@@ -52,14 +56,18 @@ async def test_what_was_committed_is_made_once_and_what_was_taken_back_never(beg
         assert await second.stopped() == 0, second.tail()
 
         await producer.append([], taken_back=never)
-        last = journey.start("last", until_end=True, kafka=secure)
+        last = journey.start("last", until_end=True, **secure)
         assert await last.ended() == 0, last.tail()
         assert "ledger  read 0 =" in last.stderr()
         await journey.all_done(limit_s=5)
 
         await check(journey)
-        for worker in journey.workers:
-            assert USERS["worker-1"] not in worker.stderr()
+
+
+def by_jwt(journey: Journey) -> dict[str, Any]:
+    site = journey.gigya.site
+    auth = {"mode": "jwt", "user_key": site["user_key"], "private_key": site["private_key"]}
+    return {"ca_file": journey.gigya.ca_file, "auth": auth}
 
 
 async def an_open_transaction_is_seen_and_waited_for(
@@ -128,5 +136,38 @@ async def test_while_dead_letters_may_not_be_written_readiness_says_so_and_their
         await journey.all_done()
         assert len(await journey.dead_letters()) == len(bad_ones(journey.appended))
         await journey.ready(worker)
-        assert await worker.stopped() == 0
         assert repeated(await journey.executions()) == {}
+
+        read = f"--allow-principal User:worker-2 --topic {journey.topic} --operation Read"
+        await secure_kafka.run([f"{common} --remove {read}"])
+        assert await worker.ended() == 1
+        assert f"grant it: {common} --add {read}" in worker.tail(3)
+        assert "Traceback" not in worker.stderr()
+
+
+@pytest.mark.timeout(90)
+async def test_a_token_that_nobody_renews_is_told_by_readiness_and_a_new_one_needs_no_restart(
+    begin: Begin, secure_kafka: SecureKafka, tmp_path: Path
+):
+    token = tmp_path / "token"
+    token.write_text(unsigned_token("reader", ends_in_s=3600))
+    way = Way("SASL_PLAINTEXT", "OAUTHBEARER")  # where the broker ends each login after some seconds
+    async with begin(partitions=2) as journey:
+        await let_in(secure_kafka, journey, "reader")
+        settings = secure_kafka.settings(way, token_file=str(token))
+        worker = journey.start("worker", kafka={**settings, "session_timeout_s": 4}, delivery=QUICK)
+        await journey.ready(worker)
+        token.write_text(unsigned_token("reader", ends_in_s=-5))
+
+        async def is_told() -> dict[str, Any] | None:
+            status, readiness = await worker.readiness()
+            return readiness["kafka"] if status == 503 and readiness["kafka"]["state"] == "disconnected" else None
+
+        told = await until("readiness tells of the connection", is_told)
+        assert f"the token in kafka.security.token_file {token} expired" in told["reason"]
+        await journey.append(stream(41, count=100, users=20))
+        token.write_text(unsigned_token("reader", ends_in_s=3600))
+        await journey.all_done()
+        await journey.ready(worker)
+        assert executed_calls(await journey.executions()) == journey.expected
+        assert await worker.stopped() == 0
