@@ -121,11 +121,13 @@ class Method:
     settles: Settles
     event_id_in: str | None
     _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False, hash=False)
+    _demanding: tuple[Parameter, ...] = field(init=False, repr=False, compare=False, hash=False)
     _places: Mapping[str, Place] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         by_name = {parameter.name: parameter for parameter in self.parameters}
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+        object.__setattr__(self, "_demanding", tuple(one for one in self.parameters if one.required or one.needs))
         object.__setattr__(self, "_places", {name: Place(name, literal=False) for name in by_name})
 
     def parameter(self, name: str) -> Parameter | None:
@@ -177,12 +179,11 @@ class Method:
         return sent
 
     def _missing(self, given: Mapping[str, Value]) -> Iterator[ParameterError]:
-        for parameter in self.parameters:
-            place = self._places[parameter.name]
+        for parameter in self._demanding:
             if parameter.required and given.get(parameter.name) is None:
-                yield place.error("is missing", f"{self.name} requires it")
+                yield self._places[parameter.name].error("is missing", f"{self.name} requires it")
             elif parameter.needs and not _is_empty(given.get(parameter.name)) and _is_empty(given.get(parameter.needs)):
-                yield place.error(
+                yield self._places[parameter.name].error(
                     f"is set without {parameter.needs}",
                     f"the API ignores it then; set {parameter.needs} too, or leave {parameter.name} out",
                 )

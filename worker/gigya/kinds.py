@@ -12,11 +12,23 @@ from typing import Protocol
 
 import orjson
 
-from worker.gigya.values import Dynamic, ParameterError, Place, Value, kind_of, nearest, unknown_name
+from worker.gigya.values import (
+    MAPPINGS,
+    SEQUENCES,
+    Dynamic,
+    ParameterError,
+    Place,
+    Value,
+    kind_of,
+    nearest,
+    unknown_name,
+)
 from worker.model import Json
 
 # Doubles carry whole numbers exactly below this (IEEE 754); beyond it digits are lost before we see the number.
 _EXACT_BELOW = 2**53
+_TEXTS = (str, Dynamic)
+_NUMBERS = (int, float)
 _ABSOLUTE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s/?#]")
 
 
@@ -117,7 +129,7 @@ class WholeNumber:
             )
 
     def text(self, value: Json) -> str:
-        return str(int(value)) if isinstance(value, int | float) else str(value)
+        return str(int(value)) if isinstance(value, _NUMBERS) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +242,7 @@ class FreeObject:
 
 
 def _not_a_mapping(value: Value, place: Place) -> Iterator[ParameterError]:
-    if value is not Dynamic.ANY and not isinstance(value, Mapping):
+    if value is not Dynamic.ANY and not isinstance(value, MAPPINGS):
         yield place.error(f"is {kind_of(value)}, not a mapping", "write a mapping; the worker makes the JSON")
 
 
@@ -246,7 +258,7 @@ class Attributes:
 
     def problems(self, value: Value, place: Place) -> Iterator[ParameterError]:
         yield from _not_a_mapping(value, place)
-        if not isinstance(value, Mapping):
+        if not isinstance(value, MAPPINGS):
             return
         count = 0
         for index, (key, inner) in enumerate(value.items()):
@@ -254,10 +266,10 @@ class Attributes:
                 yield place.item(index).error("has an empty key", "name the attribute")
             if isinstance(inner, str):
                 count += 1
-            elif isinstance(inner, Sequence):
+            elif isinstance(inner, SEQUENCES):
                 count += sum(one is not Dynamic.ANY for one in inner)
                 for at, one in enumerate(inner):
-                    if not isinstance(one, str | Dynamic):
+                    if not isinstance(one, _TEXTS):
                         yield _not_text(one, place.key(key, index).item(at))
             elif isinstance(inner, Dynamic):
                 count += inner is Dynamic.TEXT
@@ -285,7 +297,7 @@ class Shape:
 
     def problems(self, value: Value, place: Place) -> Iterator[ParameterError]:
         yield from _not_a_mapping(value, place)
-        if not isinstance(value, Mapping):
+        if not isinstance(value, MAPPINGS):
             return
         for index, (name, inner) in enumerate(value.items()):
             if (kind := self.fields.get(name)) is None:

@@ -36,7 +36,12 @@ _KEY_TO_SHOW = re.compile(r"[A-Za-z_][A-Za-z_-]{0,39}")  # no digits: neither a 
 
 
 _TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
+# Concrete types first: an abstract one costs several times as much. Tuples, since `A | B` is made anew at each use.
+_CONTAINERS = (dict, list)
 _SCALARS = (bool, int, float, Dynamic, type(None))
+_UNITS = (bool, Dynamic)
+MAPPINGS = (dict, Mapping)
+SEQUENCES = (list, Sequence)
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -94,7 +99,7 @@ def prune(value: Value, depth: int = 0) -> Value:
         if not value.isascii() and (what := _scalar_misfit(value)):
             raise _Unfit(what)
         return value or None
-    if isinstance(value, dict | list) or not isinstance(value, _SCALARS):  # concrete types first: they are cheap
+    if isinstance(value, _CONTAINERS) or not isinstance(value, _SCALARS):
         return _pruned_container(value, depth)
     if what := _scalar_misfit(value):
         raise _Unfit(what)
@@ -104,15 +109,15 @@ def prune(value: Value, depth: int = 0) -> Value:
 def _pruned_container(value: Value, depth: int) -> Value:
     if depth >= MAX_DEPTH:
         raise _Unfit(_TOO_DEEP)
-    if isinstance(value, Mapping):
+    if isinstance(value, MAPPINGS):
         kept = {}
         for key, inner in value.items():
-            if what := _key_misfit(key):
+            if not (isinstance(key, str) and key.isascii()) and (what := _key_misfit(key)):
                 raise _Unfit(what)
             if (slim := prune(inner, depth + 1)) is not None:
                 kept[key] = slim
         return kept or None
-    if isinstance(value, Sequence) and not isinstance(value, _BYTES):
+    if isinstance(value, SEQUENCES) and not isinstance(value, _BYTES):
         return [slim for inner in value if (slim := prune(inner, depth + 1)) is not None] or None
     raise _Unfit(_scalar_misfit(value))
 
@@ -152,7 +157,7 @@ def misfits(value: Value, place: Place, depth: int = 0) -> Iterator[ParameterErr
 
 
 def _scalar_misfit(value: object) -> str:
-    if value is None or isinstance(value, bool | Dynamic):
+    if value is None or isinstance(value, _UNITS):
         return ""
     if isinstance(value, str):
         return "" if _is_whole_unicode(value) else "holds half of a surrogate pair, which UTF-8 cannot carry"
