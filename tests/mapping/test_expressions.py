@@ -24,7 +24,7 @@ from worker.model import Json
 
 
 def variables(**event: Json) -> Activation:
-    return activation(event, {"topic": "t", "headers": {"h": "x"}}, {})
+    return activation({"event": event, "kafka": {"topic": "t", "headers": {"h": "x"}}, "ce": {}})
 
 
 @pytest.mark.parametrize(

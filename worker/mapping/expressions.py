@@ -26,7 +26,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_math, ext_optional, ext_strings
@@ -37,6 +37,9 @@ from worker.model import Json
 MAX_RESULT_DEPTH: Final = 32
 NOT_AN_OBJECT: Final = "a field is asked of something that is no object"
 _EXACT: Final = 2**53
+# Concrete types first: an abstract one costs several times as much. Tuples, since `A | B` is made anew at each use.
+_MAPPINGS: Final = (dict, Mapping)
+_LISTS: Final = (list, tuple)
 _NOT_JSON: Final = re.compile(r"\b(BYTES|TIMESTAMP|DURATION|TYPE)\b")
 _COMPILE_ERROR: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 # Version 2 of the optional extension adds list functions, one of them called `first`.
@@ -134,11 +137,9 @@ def _first(values: list[object], count: int) -> list[object]:
     return values[:count]
 
 
-def activation(
-    event: Mapping[str, Json], kafka: Mapping[str, Json], ce: Mapping[str, Json], item: Json = None
-) -> Activation:
-    """Bind the variables; what they hold is converted once, at the first evaluation."""
-    return _environment(with_item=True).Activation({"event": event, "kafka": kafka, "ce": ce, scan.ITEM: item})
+def activation(variables: Mapping[str, Json]) -> Activation:
+    """Bind the variables that are read, by name; what they hold is converted once, at the first evaluation."""
+    return _environment(with_item=True).Activation(variables)
 
 
 # Compiling
@@ -247,9 +248,12 @@ def evaluate(expression: Expression, variables: Activation) -> Json:
 
 def read(path: scan.Path, variable: object) -> Json:
     """Read a plain path without CEL, with the same result. Raises Failed, which names the field."""
-    depth, value = scan.walk(variable, path.keys)
-    if depth < len(path.keys):
-        raise Failed(*_broken(path, depth, value))
+    value: Any = variable
+    try:
+        for key in path.keys:
+            value = value[key]
+    except (LookupError, TypeError):
+        raise Failed(*_broken(path, *scan.walk(variable, path.keys))) from None
     return as_json(value)
 
 
@@ -349,11 +353,11 @@ def as_json(value: object, depth: int = 0) -> Json:
         return _number(value)
     if depth >= MAX_RESULT_DEPTH:
         raise Failed("too_deep", f"the value nests more than {MAX_RESULT_DEPTH} levels")
-    if isinstance(value, Mapping):
+    if isinstance(value, _MAPPINGS):
         if not all(isinstance(key, str) for key in value):
             raise Failed("wrong_type", "the value is a map whose keys are not text; write string(...) around the keys")
         return {key: as_json(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, _LISTS):
         return [as_json(item, depth + 1) for item in value]
     raise Failed("wrong_type", f"the value is {kind_of(value)}, which JSON does not know; write string(...) around it")
 

@@ -11,10 +11,11 @@ from worker.model import Event, Json, Record
 
 
 class Needs(NamedTuple):
-    """What has to be handed to CEL: first-level fields of the event (None: all), and whether `kafka` and `item`."""
+    """What has to be handed to CEL: first-level fields of the event (None: all), and which of the other variables."""
 
     event_keys: frozenset[str] | None
     kafka: bool
+    ce: bool
     item: bool
 
 
@@ -25,7 +26,7 @@ def needs_of(expressions: Sequence[Expression]) -> Needs:
         found = expression.fields.event_keys
         keys = None if keys is None or found is None else keys | found
     roots = {root for expression in expressions for root in expression.fields.roots}
-    return Needs(keys, "kafka" in roots, ITEM in roots)
+    return Needs(keys, "kafka" in roots, "ce" in roots, ITEM in roots)
 
 
 class View:
@@ -84,11 +85,16 @@ class View:
     def _activation(self, needs: Needs) -> Activation:
         payload, keys = self.event.payload, needs.event_keys
         wanted = payload if keys is None else {key: payload[key] for key in keys if key in payload}
-        attributes = self.event.attributes or {}
-        item = self.item if needs.item else None
-        if self._text_may_hold_nul() and has_nul([wanted, attributes, item]):
+        variables: dict[str, Json] = {"event": wanted}
+        if needs.ce or self.event.attributes:
+            variables["ce"] = self.event.attributes or {}
+        if needs.item:
+            variables[ITEM] = self.item
+        if self._text_may_hold_nul() and has_nul(variables):
             raise Failed("bad_text", "the event holds a NUL character, at which an expression would cut the text")
-        return activation(wanted, self.kafka() if needs.kafka else {}, attributes, item)
+        if needs.kafka:  # its texts with a NUL are null
+            variables["kafka"] = self.kafka()
+        return activation(variables)
 
     def _text_may_hold_nul(self) -> bool:
         """Look at the bytes first: that is cheap, and hardly any event has a NUL.
