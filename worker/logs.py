@@ -89,7 +89,7 @@ def configure(
         return render(redact(stamped))
 
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, finish],
+        processors=[finish],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *name: write,
         # Not cached: a logger made at import time must follow a later `configure`, in tests above all.
@@ -157,9 +157,10 @@ class Redaction:
             text = orjson.dumps(line, option=_PLAIN_VALUES_ONLY)
         except orjson.JSONEncodeError:
             return None
-        if any(form in text for form in self._known_in_json) or not self._has_clear_keys(line, 0):
-            return None
-        return text
+        for form in self._known_in_json:
+            if form in text:
+                return None
+        return text if self._has_clear_keys(line, 0) else None
 
     def _has_clear_keys(self, value: Iterable[object], depth: int) -> bool:
         items = value
@@ -271,7 +272,14 @@ def _unfold_exception(line: Line) -> None:
 
 
 def _stamp(now_s: float) -> str:
-    return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, fraction = divmod(now_s, 1)
+    milliseconds = min(999, int(fraction * 1000 + 0.0005))  # 0.123 may be 0.12299999 of a large number
+    return f"{_second(second)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=4)  # many lines fall into one second
+def _second(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def _as_json(line: Line) -> bytes:
