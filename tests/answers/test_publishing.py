@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from tests.answers.world import PUBLISH, TOPIC, World, at_the_local_gigya, requests
 from worker.gigya.reasons import REASONS, VerdictKind
@@ -156,9 +157,17 @@ async def test_only_networks_that_may_be_tried_again_are_and_the_others_are_told
         answers("linkedin", 403022),
         networks=(*NETWORKS, "vkontakte"),
     )
-    async with at_the_local_gigya(site=site) as (world, gigya):
-        share(world)
-        await world.all_committed()
+    with capture_logs() as lines:
+        async with at_the_local_gigya(site=site) as (world, gigya):
+            share(world)
+            await world.all_committed()
+        (line,) = (line for line in lines if line["event"] == "record.done")
+        assert line["calls"][0]["networks"] == {
+            "facebook": "ok",
+            "vkontakte": "ok",
+            "twitter": "403024 provider_limit",
+            "linkedin": "403022 provider_permission",
+        }
         assert posted(gigya) == {"facebook": 1, "vkontakte": 1}
         tried = [entry.params.get("enabledProviders") for entry in gigya.ledger.executed]
         assert tried == [None]  # a post that nobody takes changes nothing: it is not in the ledger of executions

@@ -19,7 +19,7 @@ from worker.delivery.deliveries import Delivery
 from worker.errors import RecordError
 from worker.gigya.calls import Call
 from worker.metrics import Metrics
-from worker.model import Event, Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
+from worker.model import Event, Json, Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
 from worker.pipeline.flood_guard import Flood, FloodGuard
 from worker.pipeline.lanes import Job
 from worker.pipeline.ledger import Ledger
@@ -365,8 +365,8 @@ class Handler:
         else:
             self._log.info("record.done", **facts)
 
-    def _call_facts(self, call: Call, outcome: Outcome) -> dict[str, str | int | bool]:
-        facts: dict[str, str | int | bool] = {
+    def _call_facts(self, call: Call, outcome: Outcome) -> dict[str, Json]:
+        facts: dict[str, Json] = {
             "rule": call.name.rule,
             "site": call.site,
             "user": self._user_mark(call.site, call.uid),
@@ -380,6 +380,8 @@ class Handler:
             facts["call_id"] = outcome.call_id
         if outcome.maybe_executed:
             facts["maybe_executed"] = True
+        if outcome.details:
+            facts["networks"] = dict(outcome.details)
         return facts
 
     def forget(self, tickets: Sequence[Ticket]) -> None:
