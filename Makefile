@@ -9,7 +9,7 @@ LOCK := deploy/requirements-dev.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench run lock clean
+.PHONY: help setup check test demo bench chaos run lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ demo: setup ## sixteen events through a local Kafka and a local Gigya, and what 
 
 bench: setup ## figures on a real broker: events per CPU second, CPU per call, quota, latency, memory
 	$(BIN)/python -m tests.benchmarks
+
+chaos: setup ## everything that can break, broken, with an oracle (CHAOS_S=seconds in all, SEED=n, ONLY=schedule)
+	$(BIN)/python -m tests.chaos $(if $(CHAOS_S),--seconds $(CHAOS_S)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 run: setup ## the worker, with worker.yaml of this directory
 	$(BIN)/gigya-worker run

@@ -48,6 +48,16 @@ async def test_the_ledger_tells_what_was_executed_in_order_and_nothing_else() ->
         assert executed[1]["at_s"] == first["at_s"] + 2
 
 
+async def test_arrivals_name_the_key_that_signed_and_stalls_are_told_from_four_milliseconds_on() -> None:
+    async with serve() as client:
+        await client.notify(uid="u1")
+        arrived = lines(await client.control("GET", "arrivals"))
+        assert [entry["user_key"] for entry in arrived] == [USER_KEY]
+        client.gigya.ledger.stall(17.0, 0.003)
+        client.gigya.ledger.stall(18.0, 0.05)
+        assert lines(await client.control("GET", "stalls")) == [{"ended_s": 18.0, "lasted_s": 0.05}]
+
+
 async def test_arrivals_hold_the_refused_requests_too() -> None:
     async with serve() as client:
         await client.notify(uid="u1")

@@ -37,6 +37,7 @@ __all__ = ["Fault", "GigyaConfig", "LocalGigya"]
 
 _MAX_LINE_BYTES = 1 << 17  # a GET carries every parameter in the request line
 _PARENT_CHECK_S = 0.25
+_STALL_CHECK_S = 0.005
 
 
 class LocalGigya(Engine):
@@ -161,10 +162,21 @@ async def _run(gigya: LocalGigya, host: str, port: int, parent: int | None, secu
     await gigya.start(host, port, tls=secured.context() if secured else None)
     shown = credentials(gigya)
     print(orjson.dumps(secured.shown(shown) if secured else shown).decode(), flush=True)
+    watch = asyncio.create_task(_note_stalls(gigya))
     try:
         await _until(ended, parent)
     finally:
+        watch.cancel()
         await gigya.stop()
+
+
+async def _note_stalls(gigya: LocalGigya) -> None:
+    """Note when this process did not get to run: what arrives in such a time seems to arrive at once after it."""
+    while True:
+        asleep_s = gigya.machine_s()
+        await asyncio.sleep(_STALL_CHECK_S)
+        awake_s = gigya.machine_s()
+        gigya.ledger.stall(awake_s, awake_s - asleep_s - _STALL_CHECK_S)
 
 
 async def _until(ended: asyncio.Event, parent: int | None) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from worker.sandbox.gigya_config import Fault, Json
 from worker.sandbox.gigya_engine import Engine
-from worker.sandbox.gigya_ledger import Filter, arrival_lines, executed_lines
+from worker.sandbox.gigya_ledger import Filter, arrival_lines, executed_lines, stall_lines
 
 PREFIX = "/_control/"
 _LINES_AT_ONCE = 500
@@ -95,6 +95,9 @@ class Control:
     async def arrivals(self, http: web.BaseRequest, words: list[str]) -> web.StreamResponse:
         return await _lines(http, arrival_lines(self.engine.ledger, _filter(http)))
 
+    async def stalls(self, http: web.BaseRequest, words: list[str]) -> web.StreamResponse:
+        return await _lines(http, stall_lines(self.engine.ledger))
+
     async def stats(self, http: web.BaseRequest, words: list[str]) -> web.StreamResponse:
         return _json(self.engine.ledger.stats())
 
@@ -120,6 +123,7 @@ ROUTES: Mapping[tuple[str, str], Handler] = {
     ("DELETE", "outage"): Control.outage,
     ("GET", "ledger"): Control.ledger,
     ("GET", "arrivals"): Control.arrivals,
+    ("GET", "stalls"): Control.stalls,
     ("GET", "stats"): Control.stats,
     ("POST", "reset"): Control.reset,
 }

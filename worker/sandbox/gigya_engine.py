@@ -138,7 +138,9 @@ class Engine:
         """Note a request's arrival."""
         name = site.name if site else ""
         call_id = uuid.uuid4().hex
-        return self.ledger.arrive(self.machine_s(), name, incoming.method, incoming.uid, incoming.nonce, call_id)
+        return self.ledger.arrive(
+            self.machine_s(), name, incoming.method, incoming.uid, incoming.nonce, call_id, incoming.user_key
+        )
 
     # one request
 

@@ -15,6 +15,8 @@ import orjson
 from worker.sandbox.gigya_config import Json, LedgerSettings
 
 _WINDOW_S = 1.0
+_SHORTEST_STALL_S = 0.004
+_STALLS_KEPT = 50_000
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Arrival:
     fault: str | None = None  # the injected fault: its kind, `code:500001` for a code
     executed: bool = False
     answer: str = "open"  # "sent" | "none" (reset, time-out, client gone) | "open"
+    user_key: str = ""  # whose credentials it names, proved or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Ledger:
         self.in_flight_max = 0
         self.busiest_second: dict[str, int] = {}
         self._last_second: dict[str, deque[float]] = {}
+        self.stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS_KEPT)  # when each ended, and its seconds
 
     def bound(self, settings: LedgerSettings) -> None:
         """Remember as much as `settings` say from now on; the newest entries stay."""
@@ -81,10 +85,12 @@ class Ledger:
         self.executed = deque(self.executed, maxlen=settings.executed_kept)
         self.arrivals = deque(self.arrivals, maxlen=settings.arrivals_kept)
 
-    def arrive(self, at_s: float, site: str, method: str, uid: str, nonce: str, call_id: str) -> Arrival:
+    def arrive(
+        self, at_s: float, site: str, method: str, uid: str, nonce: str, call_id: str, user_key: str = ""
+    ) -> Arrival:
         """Note a request; hand its Arrival to `leave` when the request has ended for the client."""
         self.arrivals_total += 1
-        arrival = Arrival(self.arrivals_total, at_s, site, method, uid, nonce, call_id)
+        arrival = Arrival(self.arrivals_total, at_s, site, method, uid, nonce, call_id, user_key=user_key)
         self.arrivals.append(arrival)
         self.by_method[site, method] += 1
         recent = self._last_second.setdefault(site, deque())
@@ -98,6 +104,11 @@ class Ledger:
             self.in_flight[site, uid] += 1
             self.in_flight_max_per_uid = max(self.in_flight_max_per_uid, self.in_flight[site, uid])
         return arrival
+
+    def stall(self, ended_s: float, lasted_s: float) -> None:
+        """Note that requests were not looked at for so long: their arrivals are late by up to that."""
+        if lasted_s >= _SHORTEST_STALL_S:
+            self.stalls.append((ended_s, lasted_s))
 
     def leave(self, arrival: Arrival, answer: str) -> None:
         """Note that the client has its answer, or is gone."""
@@ -179,6 +190,12 @@ class Filter(NamedTuple):
             and self.method in ("", entry.method)
             and self.uid in ("", entry.uid)
         )
+
+
+def stall_lines(ledger: Ledger) -> Iterator[bytes]:
+    """Yield the times in which this process could not look at requests, as JSON lines."""
+    for ended_s, lasted_s in list(ledger.stalls):
+        yield orjson.dumps({"ended_s": ended_s, "lasted_s": lasted_s}) + b"\n"
 
 
 def executed_lines(ledger: Ledger, wanted: Filter) -> Iterator[bytes]:

@@ -1,0 +1,99 @@
+"""`make chaos`: every schedule on a real broker, against the local Gigya, and what the judge says of each.
+
+    python -m tests.chaos --seconds 1800 --seed 7 --only kill-none
+
+Without `--only` the time is shared out among all schedules. Exit code 1 if a run fails; the line that repeats it is
+printed with it. Two cores are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.chaos.judge import Judgement
+from tests.chaos.run import Run
+from tests.chaos.schedules import BY_NAME, SCHEDULES, Schedule
+from worker.sandbox.broker import BrokerUnavailable, LocalKafka
+
+SHORTEST_S = 20.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that is killed is what this is about
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Seeded schedules of everything bad.")
+    parser.add_argument("--seconds", type=float, help="for all schedules together (default: what each needs)")
+    parser.add_argument("--seed", type=int, help="of load, moments and faults (default: a new one)")
+    parser.add_argument("--only", metavar="NAME", action="append", choices=BY_NAME, help=", ".join(BY_NAME))
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep settings and logs of all processes there")
+    chosen = parser.parse_args(arguments)
+    schedules = [BY_NAME[name] for name in chosen.only] if chosen.only else list(SCHEDULES)
+    if chosen.list:
+        for schedule in schedules:
+            print(f"{schedule.name:16} {schedule.long_s:5.0f} s  {schedule.what}")
+        return 0
+    seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1 << 16)
+    stretch = chosen.seconds / sum(schedule.long_s for schedule in schedules) if chosen.seconds else 1.0
+    try:
+        with tempfile.TemporaryDirectory(prefix="gigya-worker-chaos-") as temporary:
+            folder = chosen.keep or Path(temporary)
+            failed = asyncio.run(_all(schedules, stretch, seed, folder))
+    except BrokerUnavailable as error:
+        print(f"no Kafka: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(schedules) - failed} of {len(schedules)} schedules passed")
+    return 1 if failed else 0
+
+
+async def _all(schedules: Sequence[Schedule], stretch: float, seed: int, folder: Path) -> int:
+    failed = 0
+    with LocalKafka() as kafka:
+        for schedule in schedules:
+            seconds = max(SHORTEST_S, schedule.long_s * stretch)
+            where = folder / f"{schedule.name}-{seed}"
+            where.mkdir(parents=True)
+            began_s = time.monotonic()
+            print(f"{schedule.name}: {schedule.what}; {seconds:.0f} s, seed {seed}", flush=True)
+            found = await perform(schedule, kafka, where, seconds=seconds, seed=seed)
+            failed += bool(found.faults)
+            print(report(found, took_s=time.monotonic() - began_s), flush=True)
+            if found.faults:
+                print(f"  again:  python -m tests.chaos --only {schedule.name} --seconds {seconds:.0f} --seed {seed}\n")
+    return failed
+
+
+async def perform(schedule: Schedule, kafka: LocalKafka, folder: Path, *, seconds: float, seed: int) -> Judgement:
+    """Run one schedule and judge it. What stops it in the middle is a fault like another."""
+    if schedule.own_broker:
+        with LocalKafka() as own:
+            return await _perform(schedule, own, folder, seconds, seed)
+    return await _perform(schedule, kafka, folder, seconds, seed)
+
+
+async def _perform(schedule: Schedule, kafka: LocalKafka, folder: Path, seconds: float, seed: int) -> Judgement:
+    async with Run.begin(kafka, folder, schedule.setup, seed=seed) as run:
+        try:
+            await schedule.act(run, seconds)
+        except AssertionError as error:
+            run.faults.append(f"the schedule broke off: {error}")
+        return await run.judged()
+
+
+def report(found: Judgement, *, took_s: float) -> str:
+    """Return what is printed of a run."""
+    width = max(map(len, found.figures), default=0)
+    lines = [f"  {name:{width}}  {text}" for name, text in found.figures.items()]
+    lines += [f"  FAULT  {fault}" for fault in found.faults]
+    return "\n".join([*lines, f"  {'FAILED' if found.faults else 'passed'} after {took_s:.0f} s", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

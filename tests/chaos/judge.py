@@ -1,0 +1,337 @@
+"""The judge: what must have happened in a run, from what was appended and what the local Gigya did. Pure.
+
+Five checks after every run:
+
+    lost                no call that had to be made was never executed, and only bad records are dead letters
+    order               the first executions of each user follow their partition
+    executed twice      not where the ladder can decide; elsewhere no oftener than the worker's log had said before
+    quota               no second sees more arrivals than the quota, plus max(1 %, 2 + members)
+    ledger              balanced whenever it was asked, and in the last line
+
+and two more that cost nothing: no commit ever goes back, and a run must have had the load it claims.
+
+Where steps 1 and 2 of the ladder can decide is known here without asking the worker: a notifyAction whose action its
+user has in no other call is either in the action log or was not executed. Everything else is judged by the lines that
+say that nothing could decide: they name the call, and were flushed before it was sent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+from tests.chaos.workload import Call, Event
+
+LEAST_PER_S = 200.0
+LEAST_USERS = 300
+LEAST_IDENTICAL = 0.2
+LEAST_IN_FLIGHT = 8
+IN_FLIGHT_AT_KILLS = 0.8
+# A bunch that waited is looked at for some time: its arrivals are spread over about so much.
+STALL_EDGE_S = 0.05
+# The worker's line for a call that is made again although nothing could tell whether it had been executed.
+UNDECIDED = frozenset({"call.resent_after_ambiguity"})
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An event, and where Kafka put it."""
+
+    event: Event
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A call that took effect at the local Gigya."""
+
+    order: int
+    mark: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request that reached the local Gigya, refused or not."""
+
+    at_s: float
+    method: str
+    code: int | None = None
+    user_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A time in which the local Gigya did not get to run; what reached it meanwhile seems to arrive at its end."""
+
+    ended_s: float
+    lasted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """One line of a worker: this call is made again, and may have been executed."""
+
+    partition: int
+    offset: int
+    call: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    at_s: float
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Stretch:
+    """A stretch of time (Unix) in which events were appended at the load's rate."""
+
+    begin_s: float
+    end_s: float = 0.0
+    calls: int = 0
+
+
+@dataclass(slots=True)
+class Evidence:
+    """All that a run leaves behind."""
+
+    placed: Sequence[Placed] = ()
+    executions: Sequence[Execution] = ()
+    arrivals: Sequence[Arrival] = ()
+    stalls: Sequence[Stall] = ()
+    letters: Collection[tuple[int, int]] = ()  # partition and offset of the records whose dead letters stand
+    undecided: Sequence[Undecided] = ()
+    commits: Sequence[Commit] = ()
+    imbalances: Sequence[str] = ()
+    capped: Collection[str] = ()  # marks of calls that may end at the daily cap
+    quota_per_s: float = 0.0
+    members: int = 1
+    offered: Sequence[Stretch] = ()
+    letters_allowed: int = 0  # of good records: what a flood may cost before the guard holds the worker
+    in_flight_at_kills: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What the judge found: faults fail the run, figures are printed in any case."""
+
+    faults: list[str] = field(default_factory=list)
+    figures: dict[str, str] = field(default_factory=dict)
+
+    def check(self, holds: bool, fault: str) -> None:
+        if not holds:
+            self.faults.append(fault)
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Return what is wrong with a run, and its figures."""
+    found = Judgement()
+    calls = {call.mark: (place, call) for place in evidence.placed for call in place.event.calls}
+    times = Counter(execution.mark for execution in evidence.executions)
+    _lost(found, evidence, calls, times)
+    _order(found, evidence, calls)
+    _twice(found, evidence, calls, times)
+    _quota(found, evidence)
+    found.figures["ledger"] = "balanced" if not evidence.imbalances else f"{len(evidence.imbalances)} times unbalanced"
+    found.check(not evidence.imbalances, f"ledger: {_some(evidence.imbalances)}")
+    back = commits_going_back(evidence.commits)
+    found.check(not back, f"commits went back: {_some(back)}")
+    _load(found, evidence, [call for _, call in calls.values()])
+    return found
+
+
+Calls = Mapping[str, tuple[Placed, Call]]
+
+
+def _lost(found: Judgement, evidence: Evidence, calls: Calls, times: Mapping[str, int]) -> None:
+    letters = set(evidence.letters)
+    bad = {(each.partition, each.offset) for each in evidence.placed if each.event.is_bad}
+    flooded = letters - bad if evidence.letters_allowed else set()
+    in_letters = {mark for mark, (place, _) in calls.items() if (place.partition, place.offset) in flooded}
+    lost = [mark for mark in calls if mark not in times and mark not in evidence.capped and mark not in in_letters]
+    untrue = [mark for mark in in_letters if mark in times]
+    strange = sorted(set(times) - set(calls))
+    found.figures["calls"] = f"{len(calls):,}"
+    found.figures["lost"] = str(len(lost))
+    found.figures["letters"] = f"{len(letters)} of {len(bad)} bad records"
+    found.check(not lost, f"lost: {len(lost)} calls were never executed: {_some(_places(lost, calls))}")
+    found.check(letters >= bad, f"lost: bad records without a dead letter: {_some(sorted(bad - letters))}")
+    found.check(
+        len(letters - bad) <= evidence.letters_allowed,
+        f"{len(letters - bad)} dead letters of good records, {evidence.letters_allowed} are allowed: "
+        f"{_some(sorted(letters - bad))}",
+    )
+    found.check(not untrue, f"a dead letter stands, and its call was executed: {_some(_places(untrue, calls))}")
+    found.check(not strange, f"calls were executed that nobody asked for: {_some(strange)}")
+
+
+def _order(found: Judgement, evidence: Evidence, calls: Calls) -> None:
+    wrong = out_of_order(evidence.executions, calls)
+    found.figures["out of order"] = str(len(wrong))
+    found.check(
+        not wrong, f"order: {len(wrong)} first executions overtook an earlier call of their user: {_some(wrong)}"
+    )
+
+
+def out_of_order(executions: Iterable[Execution], calls: Calls) -> list[str]:
+    """Return the places of calls whose first execution came after that of a later call of their user and partition."""
+    last: dict[tuple[str, int], tuple[int, int]] = {}
+    seen: set[str] = set()
+    wrong = []
+    for execution in sorted(executions, key=lambda each: each.order):
+        if execution.mark in seen or execution.mark not in calls:
+            continue
+        seen.add(execution.mark)
+        place, call = calls[execution.mark]
+        user, here = (call.uid, place.partition), (place.offset, call.item)
+        if here < last.get(user, here):
+            wrong.append(f"{place.partition}/{place.offset} after {place.partition}/{last[user][0]}")
+        last[user] = max(here, last.get(user, here))
+    return wrong
+
+
+def alone(calls: Iterable[Call]) -> set[str]:
+    """Return the calls that the action log can decide: no other call of their user has the action."""
+    all_calls = list(calls)
+    users_of = Counter((call.uid, call.action) for call in all_calls)
+    return {call.mark for call in all_calls if call.action and users_of[call.uid, call.action] == 1}
+
+
+def _twice(found: Judgement, evidence: Evidence, calls: Calls, times: Mapping[str, int]) -> None:
+    decidable = alone(call for _, call in calls.values())
+    said = Counter((line.partition, line.offset, line.call) for line in evidence.undecided)
+    needless, unsaid, excess = [], [], 0
+    for mark, count in times.items():
+        if count == 1 or mark not in calls:
+            continue
+        excess += count - 1
+        place, call = calls[mark]
+        if mark in decidable:
+            needless.append(mark)
+        elif count - 1 > said[place.partition, place.offset, call.name]:
+            unsaid.append(mark)
+    found.figures["executed twice"] = (
+        f"{excess}, of these {len(needless)} that the log could decide and {len(unsaid)} that no line had announced; "
+        f"{len(evidence.undecided)} resends were announced"
+    )
+    text = "twice: {} calls were executed again though {}: {}"
+    found.check(
+        not needless, text.format(len(needless), "the action log could decide", _some(_places(needless, calls)))
+    )
+    found.check(not unsaid, text.format(len(unsaid), "no line had announced it", _some(_places(unsaid, calls))))
+
+
+def _quota(found: Judgement, evidence: Evidence) -> None:
+    allowed = evidence.quota_per_s + max(evidence.quota_per_s * 0.01, 2 + evidence.members)
+    throttled = sum(arrival.code == 403048 for arrival in evidence.arrivals)
+    times_s = [arrival.at_s for arrival in evidence.arrivals]
+    most = max((count for _, count in seconds_of(times_s)), default=0)
+    over = []
+    for begin_s, count in seconds_of(times_s):
+        # Of a bunch that the server only got to look at when the second had begun, a part came before it.
+        late_s = (
+            max((stall_within(stall, begin_s) for stall in evidence.stalls), default=0.0) if count > allowed else 0.0
+        )
+        if count > allowed + evidence.quota_per_s * late_s:
+            over.append(f"{count} from {begin_s:.3f}")
+    found.figures["most in a second"] = f"{most} of {allowed:g} allowed, {throttled} refused"
+    found.check(not over, f"quota: in {len(over)} seconds more than {allowed:g} requests arrived: {_some(over)}")
+
+
+def seconds_of(times_s: Iterable[float]) -> Iterator[tuple[float, int]]:
+    """Yield every second that ends with an arrival: when its first arrival was, and how many it has."""
+    ordered = sorted(times_s)
+    first = 0
+    for last, at_s in enumerate(ordered):
+        while ordered[first] <= at_s - 1.0:
+            first += 1
+        yield ordered[first], last - first + 1
+
+
+def stall_within(stall: Stall, begin_s: float) -> float:
+    """Return for how long before a second's first arrival the server had been looking away."""
+    return (
+        stall.lasted_s
+        if stall.ended_s - stall.lasted_s - STALL_EDGE_S <= begin_s <= stall.ended_s + STALL_EDGE_S
+        else 0.0
+    )
+
+
+def commits_going_back(commits: Iterable[Commit]) -> list[str]:
+    """Return where a committed offset was followed by a lower one."""
+    by_partition: defaultdict[int, list[Commit]] = defaultdict(list)
+    for commit in sorted(commits, key=lambda each: each.at_s):
+        by_partition[commit.partition].append(commit)
+    return [
+        f"partition {partition}: {before.offset} -> {after.offset}"
+        for partition, ones in sorted(by_partition.items())
+        for before, after in pairwise(ones)
+        if after.offset < before.offset
+    ]
+
+
+def _load(found: Judgement, evidence: Evidence, calls: Sequence[Call]) -> None:
+    """Check the load: a run without it has shown nothing."""
+    offered_s = sum(stretch.end_s - stretch.begin_s for stretch in evidence.offered)
+    offered = sum(stretch.calls for stretch in evidence.offered) / offered_s if offered_s > 0 else 0.0
+    made = typical_per_s([arrival.at_s for arrival in evidence.arrivals], evidence.offered)
+    users = len({call.uid for call in calls})
+    identical = identical_share(calls)
+    found.figures["load"] = (
+        f"{offered:.0f} calls/s offered, {made:.0f}/s made in a typical second, {users} users, "
+        f"{identical:.0%} identical"
+    )
+    found.check(offered >= LEAST_PER_S, f"load: {offered:.0f} calls/s were offered, {LEAST_PER_S:g} are asked for")
+    found.check(made >= LEAST_PER_S, f"load: {made:.0f} calls/s were made, {LEAST_PER_S:g} are asked for")
+    found.check(users >= LEAST_USERS, f"load: {users} users, {LEAST_USERS} are asked for")
+    found.check(identical >= LEAST_IDENTICAL, f"load: {identical:.1%} identical calls, a fifth is asked for")
+    if evidence.in_flight_at_kills:
+        busy = sum(count >= LEAST_IN_FLIGHT for count in evidence.in_flight_at_kills) / len(evidence.in_flight_at_kills)
+        found.figures["kills"] = (
+            f"{len(evidence.in_flight_at_kills)}, with {LEAST_IN_FLIGHT} or more calls in flight at {busy:.0%} of them "
+            f"({', '.join(map(str, evidence.in_flight_at_kills))})"
+        )
+        found.check(
+            busy >= IN_FLIGHT_AT_KILLS, f"load: {LEAST_IN_FLIGHT} calls in flight at {busy:.0%} of the kills only"
+        )
+
+
+def typical_per_s(times_s: Iterable[float], stretches: Sequence[Stretch]) -> float:
+    """Return the usual rate of arrivals under load, over those quarters of a second that saw any.
+
+    Of a worker that was just killed, or of a site that is away, none arrive: that is the schedule's matter.
+    """
+    quarters = Counter(int(at_s * 4) for at_s in times_s)
+    within = [
+        count
+        for quarter, count in quarters.items()
+        if any(stretch.begin_s <= quarter / 4 and (quarter + 1) / 4 <= stretch.end_s for stretch in stretches)
+    ]
+    return 4.0 * median(within) if within else 0.0
+
+
+def identical_share(calls: Iterable[Call]) -> float:
+    """Return the share of calls that repeat an earlier one of their user, all but the mark alike."""
+    seen: set[tuple[str, str, str]] = set()
+    total = repeats = 0
+    for call in calls:
+        key = (call.uid, call.rule, call.content or call.action)
+        total += 1
+        repeats += key in seen
+        seen.add(key)
+    return repeats / total if total else 0.0
+
+
+def _places(marks: Iterable[str], calls: Calls) -> list[str]:
+    return [f"{calls[mark][0].partition}/{calls[mark][0].offset} {calls[mark][1].name}" for mark in marks]
+
+
+def _some(things: Sequence[object], most: int = 5) -> str:
+    shown = ", ".join(str(thing) for thing in things[:most])
+    return f"{shown} and {len(things) - most} more" if len(things) > most else shown
