@@ -117,7 +117,7 @@ class FakeSource:
         self._failure: SourceFailed | None = None
         self._is_settled = False
         self._last_sign_s = float("-inf")
-        self._is_evicted = False
+        self._evicted = asyncio.Event()
 
     def __repr__(self) -> str:
         positions = ", ".join(f"{partition}@{self._positions[partition]}" for partition in sorted(self._owned))
@@ -138,7 +138,7 @@ class FakeSource:
 
     def evict(self) -> None:
         """Let the group go on without this member, as after a session without a heartbeat; it is not told."""
-        self._is_evicted = True
+        self._evicted.set()
         self._cluster.members[self._group_id].remove(self)
 
     def heartbeat(self) -> None:
@@ -184,7 +184,7 @@ class FakeSource:
 
     async def commit(self, positions: Mapping[TopicPartition, Position]) -> None:
         await asyncio.sleep(0)
-        if self._is_evicted or not self._owned.issuperset(positions):
+        if self._evicted.is_set() or not self._owned.issuperset(positions):
             raise CommitRefused("the group has given the partitions to another member")
         self.commits.append(dict(positions))
         for partition, position in positions.items():
@@ -226,11 +226,23 @@ class FakeSource:
         self.changed.set()
         if self._owned and self._owner is not None:
             try:
-                await self._owner.partitions_revoked(self._owned)
+                await self._revoke(self._owner)
             except Exception as error:  # noqa: BLE001  # as the real one: raised to whoever reads next
                 self._failed(error)
         self._owned = frozenset()
         self._lost.clear()
+
+    async def _revoke(self, owner: Owner) -> None:
+        """Let the owner finish, unless the group goes on without this member meanwhile: a dead one never comes back."""
+        revoking = asyncio.ensure_future(owner.partitions_revoked(self._owned))
+        gone = asyncio.ensure_future(self._evicted.wait())
+        try:
+            await asyncio.wait({revoking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if revoking.done():
+                revoking.result()
+        finally:
+            revoking.cancel()
+            gone.cancel()
 
     async def take(self, partitions: frozenset[TopicPartition]) -> None:
         """Called by the cluster with the new assignment."""
