@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tests.readme import README, written
 from worker import exits
+from worker.sandbox.gigya_config import FaultKind
+from worker.sandbox.gigya_ledger import Arrival, Executed
 
 TEXT = README.read_text()
 ROOT = README.parent
@@ -49,3 +53,14 @@ def test_no_place_was_left_to_be_filled() -> None:
 def test_the_folder_of_examples_is_complete() -> None:
     named = set(re.findall(r"deploy/examples/[\w.-]+", TEXT + (ROOT / "deploy/compose.yaml").read_text()))
     assert all((ROOT / Path(name)).exists() for name in named)
+
+
+def test_every_kind_of_fault_of_the_local_gigya_is_in_the_table() -> None:
+    section = TEXT[TEXT.index("## The local Gigya") : TEXT.index("## Figures")]
+    assert {kind for kind in get_args(FaultKind) if f"`{kind}`" not in section} == set()
+
+
+def test_the_ledgers_format_is_what_is_written_down() -> None:
+    section = TEXT[TEXT.index("A line of the ledger") : TEXT.index("## Figures")]
+    for entry in (Executed, Arrival):
+        assert {field.name for field in fields(entry) if f"`{field.name}`" not in section} == set()
