@@ -309,6 +309,7 @@ async def _senders(
                 nonce=lambda: secrets.token_hex(16),  # 128 bits: the millisecond nonces of some SDKs collide
                 metrics=metrics,
                 mark=lambda uid, site=name: marks(site, uid),  # type: ignore[misc]
+                group=settings.kafka.group_id,
             )
         yield senders
 

@@ -83,6 +83,16 @@ class Metrics:
         self.possible_duplicates = self._counter(
             "possible_duplicates", "Calls sent again though an earlier attempt may have been executed.", "site"
         )
+        self.log_lookups = self._counter(
+            "log_lookups", "Questions to the action log about calls in doubt, by what they brought.", "site", "result"
+        )
+        self.ambiguity_steps = self._counter(
+            "ambiguity_steps",
+            "Calls that may have been executed: each step taken about them (found_in_log, not_in_log, log_cannot_tell, "
+            "cleared_by_log, same_nonce, arrived, policy, accepted, failed, refused, stale).",
+            "site",
+            "step",
+        )
         self.throttled = self._counter("throttled", "Answers 403048 (API rate limit exceeded).", "site")
         self.rate_per_s = self._gauge(
             "rate_per_second", "Permits per second the quota grants now; -1 without a limit.", "site"

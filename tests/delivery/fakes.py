@@ -53,6 +53,7 @@ class ScriptedTransport:
     def __init__(self, clock: ManualClock, answer: Callable[[Request], Answer | Awaitable[Answer]]) -> None:
         self.answer = answer
         self.requests: list[Request] = []
+        self.log: Callable[[Request], Answer] | None = lambda _: reply(0, actions=[])  # None: `answer` has that, too
         self.latency_s = 0.0
         self._clock = clock
 
@@ -61,7 +62,8 @@ class ScriptedTransport:
     ) -> Answer:
         params = dict(parse_qsl(body.decode()))
         request = Request(url.rsplit("/", 1)[-1], params, self._clock.monotonic_s(), authorization)
-        answer = self.answer(request)
+        is_look = request.method == "gm.getActionsLog" and self.log is not None
+        answer = self.log(request) if is_look and self.log is not None else self.answer(request)
         if isinstance(answer, NoReply) and not answer.may_have_arrived:
             return answer
         if before_write is not None and not before_write():
@@ -73,6 +75,10 @@ class ScriptedTransport:
 
     def calls(self, method: str = "gm.notifyAction") -> list[Request]:
         return [request for request in self.requests if request.method == method]
+
+    @property
+    def looks(self) -> list[Request]:
+        return self.calls("gm.getActionsLog")
 
     @property
     def questions(self) -> list[Request]:
@@ -191,6 +197,7 @@ def make_scene(
     seed: int = 1,
     verdicts: Mapping[int, object] | None = None,
     may_write: Callable[[], bool] = lambda: True,
+    other_writers: bool = False,
     **settings: object,
 ) -> Scene:
     clock = ManualClock()
@@ -198,7 +205,14 @@ def make_scene(
     metrics = Metrics()
     nonces = itertools.count()
     sender = Sender(
-        site=Site("main", "3_key", domain="eu1.gigya.com", quota_per_s=quota_per_s, verdicts=verdicts or {}),  # type: ignore[arg-type]
+        site=Site(
+            "main",
+            "3_key",
+            domain="eu1.gigya.com",
+            quota_per_s=quota_per_s,
+            verdicts=verdicts or {},  # type: ignore[arg-type]
+            other_writers=other_writers,
+        ),
         credentials=Credentials("3_key", "user", b"secret"),
         settings=DeliverySettings(**settings),  # type: ignore[arg-type]
         transport=transport,

@@ -120,7 +120,9 @@ async def test_each_attempt_proves_itself_anew(mode: str, code: int, tmp_path: P
         scene.gigya.inject(Fault(kind="code", code=code, count=3))
         await asyncio.sleep(0.4)
     scene.check_each_call_was_executed_once()
-    assert {arrival.code for arrival in scene.gigya.ledger.arrivals} == {0, code}
+    # A copy of a call in doubt carries its nonce, in the mode that has nonces: the server knows it.
+    known = {403004} if (mode, code) == ("signed", 500001) else set()
+    assert {arrival.code for arrival in scene.gigya.ledger.arrivals} == {0, code} | known
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from worker.delivery.ambiguity import Doubt
 from worker.delivery.gate import Permit
 from worker.delivery.schedule import Budget
 from worker.delivery.signer import Request
@@ -26,7 +27,9 @@ class Delivery:
     attempts: int = 0  # requests begun for it
     budget: Budget = field(default_factory=Budget)
     resigns: int = 0  # how often it was refused for its timestamp or nonce
-    may_be_executed: bool = False  # an attempt may have been executed, and no answer says so
+    may_be_executed: bool = False  # an attempt may have been executed, and neither answer nor log tells
+    doubt: Doubt | None = None  # what is known of that
+    nonce_serial: int = 0  # answers that decided an attempt; each has used up a nonce
     accepted_in: int = -1  # the epoch of `Asks` in which it was sent again after a refusal
     refusal: Outcome | None = None  # the end it will have if it is the call's own matter that it was refused
     decided: Outcome | None = None  # it ended while it was held

@@ -10,6 +10,8 @@ from worker.gigya.reasons import ReasonRow, VerdictKind
 STALE = "stale"
 ACCEPTED_UNDECIDED = "accepted_undecided"
 SUSPECT = "suspect"
+ASKING_THE_LOG = "asking_the_log"
+FOUND_IN_LOG = "found_in_log"
 UNDECIDED = "undecided"
 CLOCK_REFUSED = "clock_refused"
 OUTAGE = "outage"
@@ -27,7 +29,7 @@ _ROWS = (
     ReasonRow(
         ACCEPTED_UNDECIDED,
         VerdictKind.AMBIGUOUS,
-        "An attempt got no answer, and `delivery.ambiguous: accept` takes it for delivered.",
+        "An attempt got no answer, nothing can tell, and `delivery.ambiguous: accept` takes it for delivered.",
         "Compare with gm.getActionsLog if it matters; `ambiguous: resend` prefers a duplicate to a loss.",
     ),
     ReasonRow(
@@ -35,6 +37,18 @@ _ROWS = (
         VerdictKind.AMBIGUOUS,
         "An earlier process may have made this call before it ended.",
         "Look into gm.getActionsLog for the user; then replay or discard.",
+    ),
+    ReasonRow(
+        ASKING_THE_LOG,
+        VerdictKind.AMBIGUOUS,
+        "The call may have been executed; Gigya's action log (gm.getActionsLog) is asked once it has settled.",
+        "Nothing to do. If it lasts, Gigya does not answer for the log; after give_up_after_s the policy decides.",
+    ),
+    ReasonRow(
+        FOUND_IN_LOG,
+        VerdictKind.OK,
+        "Gigya's action log shows the call: it was executed, though its answer got lost.",
+        "Nothing to do.",
     ),
     ReasonRow(
         UNDECIDED,

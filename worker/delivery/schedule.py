@@ -85,6 +85,9 @@ BUSY_USER = Backoff(base_s=0.25, cap_s=30.0, uses_attempts=False, uses_age=True)
 # The request never reached the site (no name, no connection, no TLS): no call can cause that.
 NOT_ARRIVED = Backoff(base_s=0.25, cap_s=30.0, uses_attempts=False, uses_age=False)
 
+# The action log was asked, and nothing came back.
+LOG_AWAY = Backoff(base_s=0.5, cap_s=30.0, uses_attempts=False, uses_age=True)
+
 # A `Retry-After` beyond this is a mistake or a maintenance window; looking again costs one request.
 RETRY_AFTER_LIMIT_S = 300.0
 

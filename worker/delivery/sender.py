@@ -10,28 +10,30 @@ Nothing is ever dead-lettered for what is the site's matter: throttling, outage,
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from worker.clock import Clock
 from worker.delivery import reasons
-from worker.delivery.ambiguity import Ruling, needs_harmless_probes, rule
+from worker.delivery.ambiguity import Move, needs_harmless_probes
 from worker.delivery.deliveries import Attempt, Delivery, Later
 from worker.delivery.gate import Gate, Permit
+from worker.delivery.ladder import Ladder, Means, Turn
+from worker.delivery.lookup import ActionsLog, SiteTime
+from worker.delivery.nonces import nonce_of
+from worker.delivery.outcomes import SiteStatus, backoff_of, outcome_of
 from worker.delivery.publishing import (
     is_publish,
     may_have_taken_it,
     params_for,
     providers_to_retry,
     results_by_provider,
-    told,
     verdict_of,
 )
 from worker.delivery.quota import Quota, QuotaState
 from worker.delivery.schedule import (
-    BUSY_USER,
-    NOT_ARRIVED,
+    LOG_AWAY,
     OWN_FAULT,
     Backoff,
     Charge,
@@ -42,7 +44,7 @@ from worker.delivery.schedule import (
 from worker.delivery.signer import Signer
 from worker.delivery.site_clock import SiteClock
 from worker.delivery.site_log import SiteLog
-from worker.delivery.site_state import Probe, SiteState, State
+from worker.delivery.site_state import Probe, SiteState
 from worker.delivery.standing import Standing
 from worker.delivery.transport import Transport
 from worker.gigya.authorization import AnyCredentials
@@ -54,24 +56,6 @@ from worker.model import Outcome, OutcomeKind
 __all__ = ["Delivery", "Later", "Permit", "Sender", "SiteStatus"]
 
 _WITHDRAWN_WAIT_S = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class SiteStatus:
-    """How a site stands, for /readyz, /status and the gauges."""
-
-    site: str
-    state: State
-    reason: str  # empty while open
-    code: int | None
-    since_s: float | None  # Unix seconds
-    remedy: str
-    held: int  # calls that wait for a decision about the site or about themselves
-    rate_per_s: float | None  # None without a limit
-    quota: QuotaState
-    clock_offset_s: float  # the site's clock minus ours, as last measured
-    is_paused: bool = False  # by an operator
-    permit_in_s: float = 0.0  # how long the quota makes the next attempt wait
 
 
 class Sender:
@@ -90,8 +74,12 @@ class Sender:
         metrics: Metrics,
         mark: Callable[[str], str],
         may_write: Callable[[], bool] = lambda: True,
+        run: str = "",
+        group: str = "",
     ) -> None:
-        """`mark` stands for a UID in logs. `may_write` (the lease) is asked before a connection, and before a byte."""
+        """`mark` stands for a UID in logs. `run` (empty for the live worker) and `group` go into the nonces of calls;
+        `nonce` makes all others. `may_write` (the lease) is asked before a connection, and before a byte.
+        """
         self._site = site
         self._settings = settings
         self._transport = transport
@@ -117,6 +105,9 @@ class Sender:
             metrics=metrics,
             log=self._log,
         )
+        self._site_time = SiteTime(clock)
+        self._ladder = self._make_ladder()
+        self._run_and_group = (run, group)
         self._in_flight = 0
         self._requests_written = 0
         self._charges: list[tuple[Delivery, Charge]] = []  # since the last answer: an outage gives them back
@@ -214,6 +205,8 @@ class Sender:
     async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
         """Make exactly one attempt; the permit is used up or given back, whatever happens."""
         unsent = self._without_request(delivery, permit)
+        if unsent is Move.ASK_LOG:
+            return await self._ladder.ask(delivery, permit)
         if unsent is not None:
             self._gate.give_back(permit)
             return unsent
@@ -234,27 +227,30 @@ class Sender:
 
     # --- before the request -------------------------------------------------------------------------------------
 
-    def _without_request(self, delivery: Delivery, permit: Permit) -> Outcome | Later | None:
-        """Return what needs no request, or must not have one; None: go on."""
+    def _without_request(self, delivery: Delivery, permit: Permit) -> Turn:
+        """Return what needs no attempt, or must not have one; None: go on."""
         if delivery.decided is not None:
-            return self._ended(delivery, delivery.decided)
+            decided, delivery.decided = delivery.decided, None
+            return self._ended(delivery, decided)
         trouble = self._state.trouble
         if trouble is not None:
             if not permit.probe:  # the permit is older than the trouble
                 return Later(trouble.state.value, 0.0)
             if self._standing.park(delivery):
                 return Later(reasons.STOPPED, None)
-        is_suspect = delivery.suspect and not delivery.attempts
-        if is_suspect:
+        if delivery.suspect and not delivery.attempts and delivery.doubt is None:
             delivery.may_be_executed = True
+            self._ladder.suspect(delivery, outcome_of(delivery, OutcomeKind.FAILED, reasons.SUSPECT))
+        if delivery.doubt is not None:
+            return self._ladder.decide(delivery)
         stale_at_s = delivery.call.stale_at_s
         if stale_at_s is not None and self._clock.now_s() > stale_at_s:
-            return self._ended(delivery, _outcome(delivery, OutcomeKind.STALE, reasons.STALE))
-        return self._rule(delivery, reasons.SUSPECT, None, None) if is_suspect else None
+            return self._ended(delivery, outcome_of(delivery, OutcomeKind.STALE, reasons.STALE))
+        return None
 
     def _begin(self, delivery: Delivery, permit: Permit) -> Attempt:
         params = delivery.params if delivery.params is not None else delivery.call.params
-        request = self._signer.sign(delivery.call.method, params)
+        request = self._signer.sign(delivery.call.method, params, self._nonce_of(delivery, params))
         delivery.attempts += 1
         return Attempt(
             delivery=delivery,
@@ -270,10 +266,9 @@ class Sender:
         if not self.may_write():
             attempt.is_withdrawn = True
             return False
-        if attempt.delivery.may_be_executed:
+        if attempt.delivery.may_be_executed or attempt.delivery.doubt is not None:
             # Said before the first byte: a counter dies with the process, and so would a line that comes later.
-            self._metrics.possible_duplicates.labels(self._site.name).inc()
-            self._log.resent(attempt.delivery)
+            self._ladder.resent(attempt.delivery)
         attempt.is_written = True
         self._requests_written += 1
         self._gate.written(attempt.permit)
@@ -286,6 +281,8 @@ class Sender:
             return Later("not_sent", _WITHDRAWN_WAIT_S)
         verdict = self._read(attempt, answer)
         self._note(attempt, answer, verdict)
+        if isinstance(answer, Reply) and answer.error_code is not None and verdict.kind is not VerdictKind.AMBIGUOUS:
+            attempt.delivery.nonce_serial += 1  # decided, and the server may have burnt the nonce before it refused
         is_outdated = self._signer.is_outdated(attempt.request)
         if is_outdated and verdict.kind in (VerdictKind.STOP, VerdictKind.ASK):
             return Later(reasons.KEY_ROTATED, 0.0)  # may be about the old key: the new one is to be heard
@@ -294,17 +291,18 @@ class Sender:
         delivery = attempt.delivery
         match verdict.kind:
             case VerdictKind.OK:
+                self._ladder.delivered(attempt)
                 if not is_outdated:  # that the old key was accepted proves nothing for the new one
                     self._standing.succeeded(attempt)
                 return self._accepted(attempt, verdict, answer)
             case VerdictKind.CAPPED:
-                return self._ended(delivery, _outcome(delivery, OutcomeKind.CAPPED, verdict.reason, verdict, answer))
+                return self._ended(delivery, outcome_of(delivery, OutcomeKind.CAPPED, verdict.reason, verdict, answer))
             case VerdictKind.REJECTED | VerdictKind.USER:
                 return self._failed(delivery, verdict, answer)
             case VerdictKind.RETRY if attempt.results:
                 return self._networks_again(attempt, verdict, answer)
             case VerdictKind.RETRY:
-                return self._again(attempt, verdict, answer, _backoff_of(verdict, answer))
+                return self._again(attempt, verdict, answer, backoff_of(verdict, answer))
             case VerdictKind.THROTTLED:
                 return self._throttled(attempt, verdict, answer)
             case VerdictKind.RESIGN:
@@ -338,6 +336,7 @@ class Sender:
             return
         if answer.server_time_s is not None:
             self._site_clock.measure(answer.server_time_s, attempt.started_unix_s, self._clock.now_s())
+            self._site_time.heard(answer.server_time_s, attempt.started_s, now_s)
         if answer.error_code is None:
             return
         if self._charges:
@@ -369,7 +368,7 @@ class Sender:
             delivery.may_be_executed = any(may_have_taken_it(result) for result in left)
             partly = Verdict(VerdictKind.RETRY, left[0].reason, left[0].code)
             return self._again(attempt, partly, answer, OWN_FAULT)
-        return self._ended(delivery, _outcome(delivery, OutcomeKind.DELIVERED, verdict.reason, verdict, answer))
+        return self._ended(delivery, outcome_of(delivery, OutcomeKind.DELIVERED, verdict.reason, verdict, answer))
 
     def _networks_again(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
         """Try a publish again that no network took: only with those that failed for now."""
@@ -378,7 +377,7 @@ class Sender:
         delivery.may_be_executed |= in_doubt
         if left := providers_to_retry(attempt.results, self._settings.ambiguous):
             delivery.params = params_for(delivery.call.params, left)
-        elif in_doubt and (ended := self._rule(delivery, verdict.reason, verdict, answer)) is not None:
+        elif in_doubt and (ended := self._by_policy(delivery, verdict, answer)) is not None:
             return ended
         return self._again(attempt, verdict, answer, OWN_FAULT)
 
@@ -400,6 +399,8 @@ class Sender:
                 return Later(reasons.STOPPED, 0.0)
             if self._site_clock.offset_s != offset_s:
                 self._log.clock_corrected(self._site_clock.offset_s)
+        elif self._signer.nonces_are_known:
+            self._ladder.arrived(delivery, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
         delivery.resigns += 1
         if delivery.resigns == 1 or self._state.trouble is not None:
             return Later(verdict.reason, 0.0)
@@ -410,27 +411,29 @@ class Sender:
         if trouble is not None and trouble.probe is Probe.CALL:
             return Later(reasons.STOPPED, 0.0)  # calls are the probe: it must stay at the gate
         reason = "user_unknown" if verdict.code == 403005 else verdict.reason
-        attempt.delivery.refusal = _outcome(attempt.delivery, OutcomeKind.FAILED, reason, verdict, answer)
+        attempt.delivery.refusal = outcome_of(attempt.delivery, OutcomeKind.FAILED, reason, verdict, answer)
         self._standing.hold(attempt, verdict, answer, in_flight=self._in_flight)
         return Later("ask", None)
 
     def _ambiguous(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
-        attempt.delivery.may_be_executed = True
-        ended = self._rule(attempt.delivery, verdict.reason, verdict, answer)
-        return ended if ended is not None else self._again(attempt, verdict, answer, OWN_FAULT)
+        delivery = attempt.delivery
+        delivery.may_be_executed = True
+        self._ladder.doubted(attempt, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
+        later = self._again(attempt, verdict, answer, OWN_FAULT)
+        if isinstance(later, Outcome) or self._state.trouble is not None:
+            return later
+        return self._ladder.after_doubt(delivery, later)
 
-    def _rule(
-        self, delivery: Delivery, reason: str, verdict: Verdict | None, answer: Reply | NoReply | None
-    ) -> Outcome | None:
-        """Return how a call ends that may have been executed; None: it is sent again."""
-        match rule(self._settings.ambiguous):
-            case Ruling.SEND_AGAIN:
+    def _by_policy(self, delivery: Delivery, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later | None:
+        """Return how a publish ends that some network may have taken; None: it is sent again."""
+        match self._settings.ambiguous:
+            case "resend":
                 return None
-            case Ruling.ACCEPT:
-                accepted = _outcome(delivery, OutcomeKind.DELIVERED, reasons.ACCEPTED_UNDECIDED, verdict, answer)
+            case "accept":
+                accepted = outcome_of(delivery, OutcomeKind.DELIVERED, reasons.ACCEPTED_UNDECIDED, verdict, answer)
                 return self._ended(delivery, accepted)
-            case Ruling.FAIL:
-                return self._ended(delivery, _outcome(delivery, OutcomeKind.FAILED, reason, verdict, answer))
+            case "dead_letter":
+                return self._failed(delivery, verdict, answer)
 
     def _again(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply, backoff: Backoff) -> Outcome | Later:
         delivery, trouble = attempt.delivery, self._state.trouble
@@ -447,38 +450,43 @@ class Sender:
         self._log.retry(delivery, verdict.reason, code=verdict.code, wait_s=wait_s)
         return Later(verdict.reason, wait_s)
 
-    def _failed(self, delivery: Delivery, verdict: Verdict, answer: Reply | NoReply) -> Outcome:
-        return self._ended(delivery, _outcome(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
+    def _failed(self, delivery: Delivery, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
+        return self._ended(delivery, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
 
-    def _ended(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+    def _ended(self, delivery: Delivery, outcome: Outcome) -> Outcome | Later:
+        """End a call; where an earlier attempt may have been executed, the log has the last word on a refusal."""
         self._standing.forget(delivery)
-        return outcome
+        return self._ladder.before_end(delivery, outcome) or outcome
 
+    # --- small parts --------------------------------------------------------------------------------------------
 
-def _backoff_of(verdict: Verdict, answer: Reply | NoReply) -> Backoff:
-    if verdict.reason == "user_busy":
-        return BUSY_USER
-    return NOT_ARRIVED if isinstance(answer, NoReply) and not answer.may_have_arrived else OWN_FAULT
+    def _nonce_of(self, delivery: Delivery, params: Mapping[str, str]) -> str:
+        call = delivery.call if params is delivery.call.params else replace(delivery.call, params=params)
+        run, group = self._run_and_group
+        topic, partition = delivery.partition
+        serial = delivery.nonce_serial
+        return nonce_of(run, group, topic, partition, delivery.offset, delivery.timestamp_ms, call, serial)
 
-
-def _outcome(
-    delivery: Delivery,
-    kind: OutcomeKind,
-    reason: str,
-    verdict: Verdict | None = None,
-    answer: Reply | NoReply | None = None,
-) -> Outcome:
-    if delivery.is_published and kind is not OutcomeKind.DELIVERED:
-        # A provider has the post: whatever became of the others, the publish was delivered.
-        kind, reason, verdict = OutcomeKind.DELIVERED, "ok", None
-    is_sure = kind is OutcomeKind.DELIVERED and reason != reasons.ACCEPTED_UNDECIDED
-    return Outcome(
-        kind,
-        reason,
-        code=verdict.code if verdict is not None else None,
-        call_id=answer.call_id if isinstance(answer, Reply) else "",
-        attempts=delivery.attempts,
-        maybe_executed=delivery.may_be_executed and not is_sure,
-        text=told(safe_text(answer), reason, delivery.call.params) if answer is not None and not is_sure else "",
-        details=delivery.providers,
-    )
+    def _make_ladder(self) -> Ladder:
+        log = ActionsLog(
+            site=self._site,
+            gate=self._gate,
+            signer=self._signer,
+            transport=self._transport,
+            standing=self._standing,
+            clock=self._clock,
+            metrics=self._metrics,
+            site_time=self._site_time,
+        )
+        means = Means(
+            site=self._site,
+            settings=self._settings,
+            gate=self._gate,
+            log=log,
+            clock=self._clock,
+            metrics=self._metrics,
+            lines=self._log,
+            pause=lambda pauses: pause_s(LOG_AWAY, pauses, self._rng),
+            nonces_are_known=lambda: self._signer.nonces_are_known,
+        )
+        return Ladder(means)

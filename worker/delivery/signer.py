@@ -13,7 +13,7 @@ from worker.clock import Clock
 from worker.delivery.site_clock import SiteClock
 from worker.gigya.authorization import AnyCredentials, authorized
 from worker.gigya.replies import Reply
-from worker.gigya.signing import base_string, first_difference
+from worker.gigya.signing import Credentials, base_string, first_difference
 from worker.gigya.sites import Addressed, Site, url_of
 
 
@@ -51,13 +51,20 @@ class Signer:
         """Return whether the credentials were exchanged since this request was made."""
         return request.key_serial != self.key_serial
 
-    def sign(self, method: Addressed, params: Mapping[str, str]) -> Request:
-        """Return a POST that proves who we are."""
+    @property
+    def nonces_are_known(self) -> bool:
+        """Return whether a copy can be recognised: a secret goes without a nonce, a token is used once."""
+        return isinstance(self._credentials, Credentials)
+
+    def sign(self, method: Addressed, params: Mapping[str, str], nonce: str = "") -> Request:
+        """Return a POST that proves who we are. Without a nonce of its own it gets a new one, and a token always."""
         url = self._urls.get(method.name)
         if url is None:
             url = self._urls[method.name] = url_of(self._site, method)
+        if not nonce or not self.nonces_are_known:
+            nonce = self._nonce()
         site_now_s = self._clock.now_s() + self.site_clock.offset_s
-        made = authorized(url, params, self._credentials, now_s=site_now_s, nonce=self._nonce())
+        made = authorized(url, params, self._credentials, now_s=site_now_s, nonce=nonce)
         return Request(url, made.body, made.authorization, self.key_serial)
 
 

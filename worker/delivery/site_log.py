@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from worker.clock import Clock
+from worker.delivery.ambiguity import Step
 from worker.delivery.deliveries import Attempt, Delivery
 from worker.delivery.site_state import Trouble
 from worker.gigya.replies import Verdict
@@ -40,9 +41,20 @@ class SiteLog:
     def retry(self, delivery: Delivery, reason: str, *, code: int | None, wait_s: float) -> None:
         log.debug("call.retry", code=code, reason=reason, wait_s=round(wait_s, 3), **self._place(delivery))
 
-    def resent(self, delivery: Delivery) -> None:
+    def resent(self, delivery: Delivery, step: Step) -> None:
         """Never limited: it is the only trace of a possible duplicate that a crash leaves."""
-        log.warning("call.resent_after_ambiguity", suspect=delivery.suspect, **self._place(delivery))
+        facts = {"step": int(step), "why": step.name.lower(), "suspect": delivery.suspect, **self._place(delivery)}
+        if step is Step.CLEARED_BY_LOG:
+            log.info("call.resent_after_ambiguity", **facts)
+        else:
+            log.warning("call.resent_after_ambiguity", **facts)
+
+    def log_forbidden(self) -> None:
+        remedy = (
+            "Give the key's permission group gm.getActionsLog (Console > Admin > Applications): without it a lost "
+            "answer can lead to a duplicate."
+        )
+        log.warning("site.log_forbidden", site=self._site, remedy=remedy)
 
     def throttled(self, verdict: Verdict, *, rate_per_s: float | None, is_exhausted: bool) -> None:
         if (left_out := self._left_out("site.throttled")) is None:

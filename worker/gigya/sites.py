@@ -157,6 +157,11 @@ class SiteSettings(BaseModel):
         description="Of these, what the live worker leaves to backfills: it keeps to quota_per_s minus this. "
         "The same in every member.",
     )
+    other_writers: bool = Field(
+        default=False,
+        description="Whether others than this worker notify the same actions of the same users. If so, an entry in the "
+        "action log does not prove that a call of ours was executed, only its absence proves that it was not.",
+    )
     verdicts: dict[int, VerdictKind] = Field(
         default_factory=dict, description="Other readings of error codes, e.g. {400126: stop}; see `explain`."
     )
@@ -255,6 +260,7 @@ class Site:
     ca_file: Path | None = None
     quota_per_s: float | None = 50.0  # of live workers: what backfills have is not in it
     verdicts: Mapping[int, VerdictKind] = field(default_factory=dict, hash=False)
+    other_writers: bool = False  # of the same actions of the same users
 
     @classmethod
     def of(cls, name: str, settings: SiteSettings) -> Site:
@@ -266,6 +272,7 @@ class Site:
             ca_file=settings.ca_file,
             quota_per_s=settings.live_quota_per_s,
             verdicts=MappingProxyType(dict(settings.verdicts)),
+            other_writers=settings.other_writers,
         )
 
 

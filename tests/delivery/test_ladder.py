@@ -1,0 +1,456 @@
+"""The ladder, step by step: what the log decides, what the nonce proves, and what is left to policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.delivery import fakes
+from tests.delivery.fakes import BAD_GATEWAY, OK, TIMEOUT, Answer, Request, Scene, reply, sequence
+from worker.clock import settle
+from worker.delivery.sender import Delivery, Later
+from worker.gigya.calls import PUBLISH_USER_ACTION
+from worker.model import Outcome, OutcomeKind
+
+NO_ACCESS = reply(403007)  # the key may not read the log: nothing can be told from it
+
+
+def make_scene(answer: Answer | Callable[[Request], Answer] = OK, **settings: object) -> Scene:
+    """Return a scene of a sender that has been running for a while: nothing before that is unknown."""
+    scene = fakes.make_scene(answer, **settings)  # type: ignore[arg-type]
+    scene.clock.step_monotonic(60.0)
+    return scene
+
+
+def log_of(scene: Scene, *ages_s: float, action: str = "watched", points: int = 0, **more: object) -> None:
+    """Let the log show executions of so many seconds ago."""
+    now_s = scene.clock.now_s()
+    entries = [
+        {"time": int(now_s - age_s), "actionID": action, "points": points, "challengeID": "_default", **more}
+        for age_s in ages_s
+    ]
+    scene.transport.log = lambda _: reply(0, actions=entries, date_s=float(int(scene.clock.now_s())))
+
+
+def metric(scene: Scene, name: str, **labels: str) -> float:
+    return scene.metrics.registry.get_sample_value(f"gigya_worker_{name}", {"site": "main", **labels}) or 0.0
+
+
+async def until_ended(scene: Scene, delivery: Delivery, *, most: int = 200) -> Outcome:
+    for _ in range(most):
+        turn = asyncio.ensure_future(scene.once(delivery))
+        await settle()
+        while not turn.done():  # throttled: the gate makes it wait
+            await scene.clock.advance(1.0)
+        result = await turn
+        if isinstance(result, Outcome):
+            return result
+        assert result.wait_s is not None
+        await scene.clock.advance(result.wait_s)
+    raise AssertionError(f"no end after {most} turns")
+
+
+def nonces(scene: Scene) -> list[str]:
+    return [request.params["nonce"] for request in scene.transport.calls()]
+
+
+# --- step 1: the log -------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_the_log_shows_is_delivered_and_not_sent_again() -> None:
+    scene = make_scene(TIMEOUT)
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    log_of(scene, 0.0)
+    outcome = await until_ended(scene, delivery)
+    assert (outcome.kind, outcome.reason, outcome.maybe_executed) == (OutcomeKind.DELIVERED, "found_in_log", False)
+    assert len(scene.transport.calls()) == 1
+    assert len(scene.transport.looks) == 1
+    assert metric(scene, "ambiguity_steps_total", step="found_in_log") == 1
+
+
+async def test_a_call_that_the_log_does_not_show_twice_is_sent_again_with_the_same_nonce() -> None:
+    scene = make_scene(sequence(TIMEOUT, OK))
+    with capture_logs() as lines:
+        outcome = await until_ended(scene, scene.delivery())
+    assert (outcome.kind, outcome.reason, outcome.attempts) == (OutcomeKind.DELIVERED, "ok", 2)
+    assert len(set(nonces(scene))) == 1
+    first, second = scene.transport.looks
+    sent = scene.transport.calls()
+    assert first.at_s - sent[0].at_s >= 2.0
+    assert sent[0].at_s < first.at_s < second.at_s <= sent[1].at_s
+    assert metric(scene, "possible_duplicates_total") == 0
+    assert metric(scene, "ambiguity_steps_total", step="cleared_by_log") == 1
+    [line] = [line for line in lines if line["event"] == "call.resent_after_ambiguity"]
+    assert (line["step"], line["why"]) == (1, "cleared_by_log")
+
+
+async def test_an_entry_that_shows_only_the_second_time_is_found() -> None:
+    scene = make_scene(TIMEOUT)
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    happened_s = int(scene.clock.now_s())
+    entry = {"time": happened_s, "actionID": "watched", "points": 0, "challengeID": "_default"}
+    shown = [reply(0, actions=[]), reply(0, actions=[entry])]
+    scene.transport.log = lambda _: shown.pop(0)
+    outcome = await until_ended(scene, delivery)
+    assert outcome.reason == "found_in_log"
+    assert len(scene.transport.calls()) == 1
+
+
+async def test_the_entry_of_the_same_users_call_before_is_not_taken_for_this_ones() -> None:
+    scene = make_scene(sequence(OK, TIMEOUT, OK))
+    await until_ended(scene, scene.delivery())
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    log_of(scene, 0.0)  # one entry, two calls within the same second
+    outcome = await until_ended(scene, delivery)
+    assert (outcome.reason, outcome.attempts) == ("ok", 2)
+    assert metric(scene, "possible_duplicates_total") == 0
+
+
+async def test_two_entries_for_two_identical_calls_within_a_second_show_both() -> None:
+    scene = make_scene(sequence(OK, TIMEOUT))
+    await until_ended(scene, scene.delivery())
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    log_of(scene, 0.0, 0.0)
+    assert (await until_ended(scene, delivery)).reason == "found_in_log"
+
+
+async def test_one_call_that_writes_an_entry_for_each_of_three_challenges_counts_once() -> None:
+    scene = make_scene(sequence(OK, TIMEOUT, OK))
+    await until_ended(scene, scene.delivery())
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    now_s = int(scene.clock.now_s())
+    entries = [{"time": now_s, "actionID": "watched", "points": 1, "challengeID": name} for name in ("a", "b", "c")]
+    scene.transport.log = lambda _: reply(0, actions=entries)
+    assert (await until_ended(scene, delivery)).reason == "ok"  # the entries are the first call's
+
+
+async def test_entries_from_before_the_attempt_and_of_other_actions_prove_nothing() -> None:
+    scene = make_scene(sequence(TIMEOUT, OK))
+    await scene.clock.advance(100.0)
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    now_s = int(scene.clock.now_s())
+    entries = [
+        {"time": now_s - 60, "actionID": "watched", "points": 0, "challengeID": "_default"},
+        {"time": now_s, "actionID": "shared", "points": 0, "challengeID": "_default"},
+    ]
+    scene.transport.log = lambda _: reply(0, actions=entries)
+    outcome = await until_ended(scene, delivery)
+    assert (outcome.reason, metric(scene, "possible_duplicates_total")) == ("ok", 0)
+
+
+async def test_more_entries_than_there_were_calls_mean_that_another_writes_too_and_nothing_can_be_told() -> None:
+    scene = make_scene(sequence(TIMEOUT, OK))
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    log_of(scene, 0.0, 0.0)
+    with capture_logs() as lines:
+        outcome = await until_ended(scene, delivery)
+    assert outcome.reason == "ok"
+    assert metric(scene, "possible_duplicates_total") == 1
+    assert [line["step"] for line in lines if line["event"] == "call.resent_after_ambiguity"] == [2]
+
+
+async def test_where_others_write_an_entry_proves_nothing_and_its_absence_still_does() -> None:
+    for ages_s, duplicates in (((0.0,), 1), ((), 0)):
+        scene = make_scene(sequence(TIMEOUT, OK), other_writers=True)
+        delivery = scene.delivery()
+        await scene.once(delivery)
+        log_of(scene, *ages_s)
+        assert (await until_ended(scene, delivery)).reason == "ok"
+        assert metric(scene, "possible_duplicates_total") == duplicates
+
+
+@pytest.mark.parametrize("offset_s", [-300.0, 300.0, 86_400.0])
+async def test_a_site_whose_clock_is_wrong_is_asked_in_its_own_time(offset_s: float) -> None:
+    scene = make_scene(TIMEOUT)
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    there_s = int(scene.clock.now_s() + offset_s)
+    entry = {"time": there_s, "actionID": "watched", "points": 0, "challengeID": "_default"}
+
+    def log(request: Request) -> Answer:
+        asked = range(int(request.params["startTime"]), int(request.params["endTime"]) + 1)
+        now_s = float(int(scene.clock.now_s() + offset_s))
+        return reply(0, actions=[entry] if there_s in asked else [], date_s=now_s)
+
+    scene.transport.log = log
+    assert (await until_ended(scene, delivery)).reason == "found_in_log"
+
+
+async def test_a_question_without_an_answer_is_put_again_and_decides_nothing() -> None:
+    scene = make_scene(TIMEOUT)
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    happened_s = int(scene.clock.now_s())
+    entry = {"time": happened_s, "actionID": "watched", "points": 0, "challengeID": "_default"}
+    left: list[Answer] = [TIMEOUT, BAD_GATEWAY, reply(500001), reply(403002), reply(403003), reply(403048)]
+    scene.transport.log = lambda _: left.pop(0) if left else reply(0, actions=[entry])
+    assert (await until_ended(scene, delivery)).reason == "found_in_log"
+    assert len(scene.transport.looks) == 7
+    assert scene.sender.is_open
+
+
+async def test_a_log_that_never_answers_leaves_it_to_the_nonce_when_the_calls_time_is_used_up() -> None:
+    scene = make_scene(sequence(TIMEOUT, OK), give_up_after_s=60)
+    scene.transport.log = lambda _: BAD_GATEWAY
+    outcome = await until_ended(scene, scene.delivery())
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert len(set(nonces(scene))) == 1
+    assert metric(scene, "possible_duplicates_total") == 1
+
+
+async def test_a_key_that_may_not_read_the_log_is_not_used_for_it_again_soon() -> None:
+    scene = make_scene(lambda request: TIMEOUT if len(scene.transport.calls()) % 2 == 0 else OK)
+    scene.transport.log = lambda _: NO_ACCESS
+    with capture_logs() as lines:
+        for _ in range(5):
+            assert (await until_ended(scene, scene.delivery())).kind is OutcomeKind.DELIVERED
+    assert len(scene.transport.looks) == 1
+    assert [line["event"] for line in lines].count("site.log_forbidden") == 1
+    assert scene.sender.is_open
+
+
+async def test_a_list_that_is_not_there_is_not_an_empty_log() -> None:
+    scene = make_scene(sequence(TIMEOUT, OK))
+    scene.transport.log = lambda _: reply(0)
+    await until_ended(scene, scene.delivery())
+    assert metric(scene, "possible_duplicates_total") == 1
+
+
+# --- step 2: the nonce -----------------------------------------------------------------------------------------------
+
+
+async def test_a_duplicate_nonce_after_a_resend_proves_arrival_and_the_log_is_asked_again() -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(403004), OK))
+    outcome = await until_ended(scene, scene.delivery())
+    assert outcome.reason == "ok"
+    first, second, third = nonces(scene)
+    assert first == second != third
+    assert len(scene.transport.looks) == 3  # twice, and once more after the 403004
+    assert metric(scene, "possible_duplicates_total") == 0
+
+
+async def test_a_duplicate_nonce_is_never_read_as_a_success() -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(403004), reply(400126)))
+    outcome = await until_ended(scene, scene.delivery())
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.FAILED, "invalid_action")
+
+
+async def test_a_late_entry_after_a_duplicate_nonce_is_found() -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(403004)))
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    happened_s = int(scene.clock.now_s())
+    entry = {"time": happened_s, "actionID": "watched", "points": 0, "challengeID": "_default"}
+    scene.transport.log = lambda _: reply(0, actions=[entry] if len(scene.transport.calls()) > 1 else [])
+    outcome = await until_ended(scene, delivery)
+    assert (outcome.reason, outcome.attempts) == ("found_in_log", 2)
+
+
+async def test_a_call_without_a_log_is_sent_again_with_its_nonce_and_then_with_the_next() -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(403004), OK))
+    with capture_logs() as lines:
+        outcome = await until_ended(scene, scene.delivery(method=PUBLISH_USER_ACTION))
+    assert outcome.kind is OutcomeKind.DELIVERED
+    first, second, third = (request.params["nonce"] for request in scene.transport.requests)
+    assert first == second != third
+    assert not scene.transport.looks
+    assert [line["step"] for line in lines if line["event"] == "call.resent_after_ambiguity"] == [2, 3]
+    assert metric(scene, "possible_duplicates_total") == 2
+
+
+async def test_a_duplicate_nonce_at_the_first_attempt_means_that_an_earlier_process_made_it() -> None:
+    scene = make_scene(sequence(reply(403004), OK))
+    delivery = scene.delivery()
+    first = await scene.once(delivery)
+    assert isinstance(first, Later)
+    assert delivery.may_be_executed
+    outcome = await until_ended(scene, delivery)
+    assert outcome.reason == "ok"
+    assert len(scene.transport.looks) == 2
+
+
+@pytest.mark.parametrize("refusal", [403048, 409030, 403002])
+async def test_whatever_follows_a_refusal_carries_the_next_nonce(refusal: int) -> None:
+    scene = make_scene(sequence(reply(refusal), OK))
+    await until_ended(scene, scene.delivery())
+    first, second = nonces(scene)
+    assert first != second
+
+
+async def test_two_processes_give_one_call_the_same_nonce_and_other_calls_others() -> None:
+    made = []
+    for _ in range(2):
+        scene = make_scene(OK)
+        for uid in ("u1", "u2"):
+            await until_ended(scene, scene.delivery(uid))
+        made.append(nonces(scene))
+    assert made[0] == made[1]
+    assert len(set(made[0])) == 2
+
+
+# --- step 3: policy --------------------------------------------------------------------------------------------------
+
+
+async def test_a_possible_duplicate_is_counted_and_logged_before_it_is_written() -> None:
+    seen: list[float] = []
+
+    def answer(_: Request) -> Answer:
+        seen.append(metric(scene, "possible_duplicates_total"))
+        return TIMEOUT if len(seen) == 1 else OK
+
+    scene = make_scene(answer)
+    scene.transport.log = lambda _: NO_ACCESS
+    with capture_logs() as lines:
+        outcome = await until_ended(scene, scene.delivery())
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert not outcome.maybe_executed
+    assert metric(scene, "possible_duplicates_total") == 1
+    assert [line["event"] for line in lines].count("call.resent_after_ambiguity") == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "reason"),
+    [
+        ("accept", OutcomeKind.DELIVERED, "accepted_undecided"),
+        ("dead_letter", OutcomeKind.FAILED, "timeout"),
+    ],
+)
+async def test_a_policy_that_sends_nothing_twice_decides_what_the_log_cannot(
+    policy: str, kind: OutcomeKind, reason: str
+) -> None:
+    scene = make_scene(TIMEOUT, ambiguous=policy)
+    scene.transport.log = lambda _: NO_ACCESS
+    outcome = await until_ended(scene, scene.delivery())
+    assert (outcome.kind, outcome.reason, outcome.maybe_executed) == (kind, reason, True)
+    assert len(scene.transport.calls()) == 1
+
+
+@pytest.mark.parametrize("policy", ["accept", "dead_letter"])
+async def test_what_the_log_clears_is_sent_again_under_any_policy(policy: str) -> None:
+    scene = make_scene(sequence(TIMEOUT, OK), ambiguous=policy)
+    assert (await until_ended(scene, scene.delivery())).reason == "ok"
+
+
+@pytest.mark.parametrize("policy", ["accept", "dead_letter"])
+async def test_a_publish_without_an_answer_is_decided_at_once_by_policy(policy: str) -> None:
+    scene = make_scene(TIMEOUT, ambiguous=policy)
+    outcome = await scene.once(scene.delivery(method=PUBLISH_USER_ACTION))
+    assert isinstance(outcome, Outcome)
+    assert outcome.maybe_executed
+
+
+# --- ends after doubt ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [400124, 400126, 404003])
+async def test_a_final_refusal_after_an_attempt_that_was_executed_is_a_delivery(code: int) -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(code)))
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    happened_s = int(scene.clock.now_s())
+    entry = {"time": happened_s, "actionID": "watched", "points": 0, "challengeID": "_default"}
+    scene.transport.log = lambda _: reply(0, actions=[entry] if len(scene.transport.calls()) > 1 else [])
+    outcome = await until_ended(scene, delivery)
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.DELIVERED, "found_in_log")
+
+
+async def test_a_cap_after_a_lost_request_is_a_cap() -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(400124)))
+    outcome = await until_ended(scene, scene.delivery())
+    assert (outcome.kind, outcome.maybe_executed) == (OutcomeKind.CAPPED, False)
+
+
+async def test_a_cap_after_an_attempt_that_nothing_can_decide_says_so() -> None:
+    scene = make_scene(sequence(TIMEOUT, reply(400124)))
+    scene.transport.log = lambda _: NO_ACCESS
+    outcome = await until_ended(scene, scene.delivery())
+    assert (outcome.kind, outcome.maybe_executed) == (OutcomeKind.CAPPED, True)
+
+
+@pytest.mark.parametrize(
+    ("in_log", "kind", "maybe"),
+    [
+        ("there", OutcomeKind.DELIVERED, False),
+        ("absent", OutcomeKind.STALE, False),
+        ("no access", OutcomeKind.STALE, True),
+    ],
+)
+async def test_a_call_that_turns_stale_in_doubt_is_asked_about(in_log: str, kind: OutcomeKind, maybe: bool) -> None:
+    scene = make_scene(TIMEOUT)
+    delivery = scene.delivery(stale_at_s=scene.clock.now_s() + 1)
+    assert isinstance(await scene.once(delivery), Later)
+    if in_log == "there":
+        log_of(scene, 0.0)
+    elif in_log == "no access":
+        scene.transport.log = lambda _: NO_ACCESS
+    await scene.clock.advance(10.0)
+    outcome = await until_ended(scene, delivery)
+    assert (outcome.kind, outcome.maybe_executed, outcome.attempts) == (kind, maybe, 1)
+    assert len(scene.transport.calls()) == 1
+
+
+async def test_the_last_attempt_without_an_answer_is_asked_about_before_the_call_has_failed() -> None:
+    scene = make_scene(TIMEOUT, attempts=1)
+    delivery = scene.delivery()
+    assert isinstance(await scene.once(delivery), Later)
+    log_of(scene, 0.0)
+    assert (await until_ended(scene, delivery)).reason == "found_in_log"
+
+
+# --- suspects --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_suspect_is_asked_about_before_its_first_attempt_and_sent_if_it_is_not_there() -> None:
+    scene = make_scene(OK)
+    outcome = await until_ended(scene, scene.delivery(suspect=True))
+    assert (outcome.reason, outcome.attempts) == ("ok", 1)
+    assert len(scene.transport.looks) == 2
+    assert scene.transport.requests[0].method == "gm.getActionsLog"
+    assert metric(scene, "possible_duplicates_total") == 0
+
+
+async def test_a_suspect_of_which_nothing_is_known_is_not_taken_for_delivered_by_an_entry() -> None:
+    scene = make_scene(OK)
+    log_of(scene, 70.0)  # before this process began; it may be that of an earlier call, which is done
+    delivery = scene.delivery(suspect=True)
+    outcome = await until_ended(scene, delivery)
+    assert outcome.reason == "ok"
+    assert metric(scene, "possible_duplicates_total") == 1
+
+
+async def test_one_question_for_each_look_serves_all_suspects_of_a_user() -> None:
+    scene = make_scene(OK)
+    began_s = scene.clock.monotonic_s()
+    for _ in range(20):
+        await until_ended(scene, scene.delivery(suspect=True))
+    assert len(scene.transport.looks) == 2
+    assert scene.clock.monotonic_s() - began_s < 5.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "requests"),
+    [
+        ("resend", OutcomeKind.DELIVERED, 1),
+        ("accept", OutcomeKind.DELIVERED, 0),
+        ("dead_letter", OutcomeKind.FAILED, 0),
+    ],
+)
+async def test_a_suspect_that_the_log_cannot_tell_of_is_left_to_policy(
+    policy: str, kind: OutcomeKind, requests: int
+) -> None:
+    scene = make_scene(OK, ambiguous=policy)
+    scene.transport.log = lambda _: NO_ACCESS
+    outcome = await until_ended(scene, scene.delivery(suspect=True))
+    assert outcome.kind is kind
+    assert len(scene.transport.calls()) == requests
+    assert metric(scene, "possible_duplicates_total") == requests

@@ -1,0 +1,393 @@
+"""Carries the ladder out (`ambiguity.py`): who is in doubt, what the log is asked about him, and what follows.
+
+A call in doubt stays at the head of its lane. Each of its turns is either one question to the log, or one attempt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from worker.clock import Clock
+from worker.delivery import reasons
+from worker.delivery.ambiguity import Doubt, Move, Step, climb
+from worker.delivery.deliveries import Attempt, Delivery, Later
+from worker.delivery.evidence import SLACK_S, LogSays, Made, Question, weigh
+from worker.delivery.gate import Gate, Permit
+from worker.delivery.lookup import ActionsLog, Brought, Snapshot
+from worker.delivery.own_calls import Noted, OwnCalls, Was, has_sure_points, noted_of
+from worker.delivery.recent import Earlier
+from worker.delivery.schedule import DeliverySettings, is_used_up
+from worker.delivery.site_log import SiteLog
+from worker.gigya.actions_log import execution_times
+from worker.gigya.calls import Call, Settles
+from worker.gigya.sites import Site
+from worker.metrics import Metrics
+from worker.model import Outcome, OutcomeKind, TopicPartition
+
+# An earlier process made a call after its record was written; the producer's clock may be this wrong.
+_RECORD_TIME_SLACK_S = 300.0
+# A record without a timestamp can be of any age.
+_ANY_AGE_S = 86_400.0
+# Who may not ask now may not ask in a minute either; a permission that was granted is found out after so long.
+_FORBIDDEN_S = 60.0
+# A log that refuses one user's question with what may be about the key: so often, then it is about the user.
+_UNCLEAR_AT_MOST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the ladder of one site works with."""
+
+    site: Site
+    settings: DeliverySettings
+    gate: Gate
+    log: ActionsLog
+    clock: Clock
+    metrics: Metrics
+    lines: SiteLog
+    pause: Callable[[int], float]  # seconds after so many questions in a row that brought nothing
+    nonces_are_known: Callable[[], bool]  # whether the mode of authorization has nonces that a server can remember
+
+
+# What comes of a turn: an end, a wait, a question to the log, or (None) an attempt.
+Turn: TypeAlias = Outcome | Later | Literal[Move.ASK_LOG] | None
+
+
+class Ladder:
+    """The calls in doubt of one site. Used from one event loop."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._clock = means.clock
+        self._settings = means.settings
+        self._log = means.log
+        self._own = OwnCalls(means.clock.monotonic_s())
+        self._earlier: dict[TopicPartition, Earlier] = {}
+        self._began_s = means.clock.monotonic_s()
+        self._forbidden_until_s = -math.inf
+
+    # --- what attempts report -----------------------------------------------------------------------------------
+
+    def suspect(self, delivery: Delivery, failure: Outcome) -> None:
+        """Note, before its first attempt, that an earlier process may have made this call."""
+        since_s = self._since(delivery.partition)
+        delivery.doubt = Doubt(failure, since_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
+        delivery.may_be_executed = True
+
+    def doubted(self, attempt: Attempt, failure: Outcome) -> None:
+        """Note that an attempt may have been executed."""
+        delivery, now_s = attempt.delivery, self._clock.monotonic_s()
+        doubt = delivery.doubt
+        if doubt is None:
+            doubt = delivery.doubt = Doubt(failure, now_s, nonce_serial=delivery.nonce_serial)
+        doubt.failure = failure
+        doubt.nonce_serial = delivery.nonce_serial
+        doubt.has_arrived = False
+        doubt.ask_again(now_s, times=2)
+        if _leaves_entries(delivery.call):
+            # Until the log has told, and for ever where it cannot: a late copy has no end.
+            noted = noted_of(delivery.call, attempt.started_s, math.inf, Was.POSSIBLE)
+            doubt.attempts.append(self._own.add(noted, now_s))
+        delivery.may_be_executed = True
+
+    def after_doubt(self, delivery: Delivery, later: Later) -> Outcome | Later:
+        """Return what a call in doubt waits for that would be sent again `later`, or how it ends at once."""
+        doubt = delivery.doubt
+        assert doubt is not None  # noqa: S101  # `doubted` has just made it
+        doubt.not_before_s = self._clock.monotonic_s() + (later.wait_s or 0.0)
+        decided = self.decide(delivery)
+        return decided if isinstance(decided, Outcome | Later) else later
+
+    def arrived(self, delivery: Delivery, failure: Outcome) -> None:
+        """Note a 403004: a request with this call's nonce has arrived before. The next one carries the next nonce."""
+        now_s = self._clock.monotonic_s()
+        doubt = delivery.doubt
+        if doubt is None:
+            # Not of ours: an earlier process made it, and nobody told us that it may have.
+            doubt = delivery.doubt = Doubt(failure, now_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
+        was_absent = doubt.says is LogSays.ABSENT
+        doubt.ask_again(now_s, times=1 if was_absent else 2)
+        doubt.has_arrived = True
+        delivery.may_be_executed = True
+        self._count("arrived")
+
+    def delivered(self, attempt: Attempt) -> None:
+        """Note a success, as what an entry of the log can come from."""
+        if not _leaves_entries(attempt.delivery.call):
+            return
+        now_s = self._clock.monotonic_s()
+        self._own.add(noted_of(attempt.delivery.call, attempt.started_s, now_s, Was.CERTAIN), now_s)
+        if (doubt := attempt.delivery.doubt) is not None and doubt.says is LogSays.ABSENT:
+            _set(doubt.attempts, Was.NOT)
+
+    def before_end(self, delivery: Delivery, outcome: Outcome) -> Later | None:
+        """Return what a call waits for that is refused after an attempt which may have been executed; None: it ends."""
+        doubt = delivery.doubt
+        if doubt is None or outcome.kind is OutcomeKind.DELIVERED:
+            return None
+        doubt.final = outcome
+        if not self._can_ask(delivery):
+            return None
+        now_s = self._clock.monotonic_s()
+        doubt.ask_again(now_s, times=1 if doubt.says is LogSays.ABSENT else 2)
+        return Later(reasons.ASKING_THE_LOG, self._look_in_s(delivery, doubt))
+
+    # --- a turn of a call in doubt ------------------------------------------------------------------------------
+
+    def decide(self, delivery: Delivery) -> Turn:
+        """Return how a call ends or what it waits for; None: it is attempted; `Move.ASK_LOG`: the log is asked."""
+        doubt = delivery.doubt
+        if doubt is None:
+            return None
+        if doubt.says is None:
+            self._read(delivery, doubt)
+        stale_at_s = delivery.call.stale_at_s
+        move = climb(
+            doubt,
+            can_ask=self._can_ask(delivery),
+            nonces_are_known=self._means.nonces_are_known(),
+            nonce_serial=delivery.nonce_serial,
+            policy=self._settings.ambiguous,
+            is_stale=stale_at_s is not None and self._clock.now_s() > stale_at_s,
+        )
+        return self._carry_out(delivery, doubt, move)
+
+    async def ask(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
+        """Ask the log about a call; the permit is used up or given back."""
+        doubt = delivery.doubt
+        assert doubt is not None  # noqa: S101  # `decide` has said so
+        brought = await self._log.look(delivery.call.uid, self._needed_from_s(delivery, doubt), permit)
+        later = self._after_look(delivery, doubt, brought)
+        if later is not None:
+            return later
+        decided = self.decide(delivery)
+        if isinstance(decided, Outcome | Later):
+            return decided
+        return Later(reasons.ASKING_THE_LOG, 0.0)
+
+    def _carry_out(self, delivery: Delivery, doubt: Doubt, move: Move) -> Turn:
+        match move:
+            case Move.ASK_LOG:
+                wait_s = self._look_in_s(delivery, doubt)
+                return Later(reasons.ASKING_THE_LOG, wait_s) if wait_s > 0 else Move.ASK_LOG
+            case Move.DELIVERED:
+                self._found(delivery, doubt)
+                found = replace(doubt.failure, kind=OutcomeKind.DELIVERED, reason=reasons.FOUND_IN_LOG, text="")
+                return self._end(delivery, found, "found_in_log", maybe_executed=False)
+            case Move.END:
+                assert doubt.final is not None  # noqa: S101  # that is what END means
+                return self._end(delivery, doubt.final, "refused", maybe_executed=doubt.says is not LogSays.ABSENT)
+            case Move.STALE:
+                stale = replace(doubt.failure, kind=OutcomeKind.STALE, reason=reasons.STALE, code=None, text="")
+                return self._end(delivery, stale, "stale", maybe_executed=doubt.says is not LogSays.ABSENT)
+            case Move.ACCEPT:
+                accepted = replace(doubt.failure, kind=OutcomeKind.DELIVERED, reason=reasons.ACCEPTED_UNDECIDED)
+                return self._end(delivery, accepted, "accepted", maybe_executed=True)
+            case Move.FAIL:
+                return self._end(delivery, doubt.failure, "failed", maybe_executed=True)
+            case Move.SEND_CLEARED | Move.SEND_SAME_NONCE | Move.SEND_ANYWAY:
+                return self._send(delivery, doubt, _STEPS[move])
+
+    def _send(self, delivery: Delivery, doubt: Doubt, step: Step) -> Later | None:
+        wait_s = doubt.not_before_s - self._clock.monotonic_s()
+        if wait_s > 0:
+            return Later(doubt.failure.reason, wait_s)
+        doubt.step = step
+        delivery.may_be_executed = step is not Step.CLEARED_BY_LOG
+        if step is Step.CLEARED_BY_LOG:
+            _set(doubt.attempts, Was.NOT)
+        return None
+
+    def resent(self, delivery: Delivery) -> None:
+        """Say that a call in doubt is sent again, before its first byte is written."""
+        step = delivery.doubt.step if delivery.doubt is not None else Step.POLICY
+        if step is not Step.CLEARED_BY_LOG:
+            self._means.metrics.possible_duplicates.labels(self._means.site.name).inc()
+        self._count(step.name.lower())
+        self._means.lines.resent(delivery, step)
+
+    def _end(self, delivery: Delivery, outcome: Outcome, how: str, *, maybe_executed: bool) -> Outcome:
+        self._count(how)
+        if not maybe_executed and outcome.kind is not OutcomeKind.DELIVERED and delivery.doubt is not None:
+            _set(delivery.doubt.attempts, Was.NOT)
+        return replace(outcome, attempts=delivery.attempts, maybe_executed=maybe_executed)
+
+    def _found(self, delivery: Delivery, doubt: Doubt) -> None:
+        """Remember that the entry is this call's: it explains no other call."""
+        now_s = self._clock.monotonic_s()
+        if doubt.is_earlier:
+            to_monotonic_s = now_s - self._log.site_time.at(now_s)
+            from_s, until_s = self._span(delivery, doubt)
+            self._own.add(
+                noted_of(delivery.call, from_s + to_monotonic_s, until_s + to_monotonic_s, Was.CERTAIN), now_s
+            )
+        elif len(doubt.attempts) == 1:
+            doubt.attempts[0].was = Was.CERTAIN
+            doubt.attempts[0].until_s = now_s
+
+    # --- the log ------------------------------------------------------------------------------------------------
+
+    def _can_ask(self, delivery: Delivery) -> bool:
+        return _leaves_entries(delivery.call) and self._clock.monotonic_s() >= self._forbidden_until_s
+
+    def _look_in_s(self, delivery: Delivery, doubt: Doubt) -> float:
+        """Return the seconds until the log is to be asked: it must have settled, twice."""
+        settle_s = self._settings.log_settle_s
+        due_s = doubt.asked_from_s + settle_s
+        taken = [each.taken_s for each in self._usable(delivery, doubt) if each.taken_s >= due_s]
+        if taken:
+            due_s = taken[-1] + settle_s / 2
+        return max(0.0, max(due_s, doubt.look_not_before_s) - self._clock.monotonic_s())
+
+    def _after_look(self, delivery: Delivery, doubt: Doubt, brought: Brought) -> Later | None:
+        now_s = self._clock.monotonic_s()
+        trouble = self._means.gate.state.trouble
+        if brought is Brought.FORBIDDEN:
+            if now_s >= self._forbidden_until_s:
+                self._means.lines.log_forbidden()
+            self._forbidden_until_s = now_s + _FORBIDDEN_S
+        elif brought is Brought.REFUSED:
+            self._undecided(doubt)
+        elif brought is Brought.THROTTLED:
+            return Later("rate_limited", 0.0)
+        elif brought is Brought.ENTRIES:
+            doubt.fruitless = doubt.unclear = 0
+        elif trouble is not None:
+            return Later(trouble.state.value, 0.0)
+        else:
+            return self._look_later(delivery, doubt, brought)
+        return None
+
+    def _look_later(self, delivery: Delivery, doubt: Doubt, brought: Brought) -> Later | None:
+        """Put a question off that brought nothing; None: it has been put long enough."""
+        doubt.unclear += brought is Brought.UNCLEAR
+        wait_s = self._means.pause(doubt.fruitless)
+        doubt.fruitless += 1
+        delivery.budget.age_s += wait_s  # its own time: else a log that is away would hold a user for ever
+        if doubt.unclear >= _UNCLEAR_AT_MOST or is_used_up(delivery.budget, self._settings):
+            self._undecided(doubt)
+            return None
+        doubt.look_not_before_s = self._clock.monotonic_s() + wait_s
+        return Later(reasons.ASKING_THE_LOG, wait_s)
+
+    def _undecided(self, doubt: Doubt) -> None:
+        doubt.says = LogSays.UNDECIDED
+        self._count("log_cannot_tell")
+
+    def _read(self, delivery: Delivery, doubt: Doubt) -> None:
+        """Take from the answers so far what they say."""
+        if not _leaves_entries(delivery.call):
+            return
+        seen = self._usable(delivery, doubt)
+        if not seen:
+            return
+        settled_s = doubt.asked_from_s + self._settings.log_settle_s
+        settled = [each for each in seen if each.taken_s >= settled_s]
+        says = self._weigh(delivery, doubt, seen[-1])
+        if says is LogSays.THERE:
+            doubt.says = says
+        elif settled and says is LogSays.UNDECIDED:
+            self._undecided(doubt)
+        elif len(settled) >= doubt.asks_needed and says is LogSays.ABSENT:
+            doubt.says = says
+            self._count("not_in_log")
+
+    def _usable(self, delivery: Delivery, doubt: Doubt) -> Sequence[Snapshot]:
+        needed_from_s = self._needed_from_s(delivery, doubt)
+        return [each for each in self._log.seen(delivery.call.uid) if each.from_s <= needed_from_s]
+
+    def _weigh(self, delivery: Delivery, doubt: Doubt, snapshot: Snapshot) -> LogSays:
+        call, at = delivery.call, self._log.site_time.at
+        mine = set(map(id, doubt.attempts))
+        points = call.params.get("points")
+        times = execution_times(snapshot.entries, call.params["action"], int(points) if points else None)
+        if times is None:
+            return LogSays.UNDECIDED
+        others = [
+            _made(noted, call, at)
+            for noted in self._own.like(call)
+            if id(noted) not in mine and noted.from_s <= snapshot.taken_s
+        ]
+        others += (made for earlier in self._earlier.values() for made in earlier.made_like(call))
+        from_s, until_s = self._span(delivery, doubt)
+        if not doubt.is_earlier:
+            until_s = at(snapshot.taken_s)
+        question = Question(
+            from_s,
+            until_s,
+            None if doubt.is_earlier else len(doubt.attempts),
+            others,
+            known_from_s=self._known_from_s(delivery, doubt),
+            is_shared=self._means.site.other_writers,
+        )
+        settled_s = at(snapshot.taken_s) - self._settings.log_settle_s
+        return weigh(question, times, seen_from_s=snapshot.from_s, settled_s=settled_s)
+
+    def _span(self, delivery: Delivery, doubt: Doubt) -> tuple[float, float]:
+        """Return between which times (site) the call was executed, if it was."""
+        at = self._log.site_time.at
+        now_s = self._clock.monotonic_s()
+        if not doubt.is_earlier:
+            return at(doubt.attempts[0].from_s), at(now_s)
+        since_s = at(self._since(delivery.partition))
+        # Where this process has attempted it, too, any of those may be the one.
+        until_s = at(now_s) if doubt.attempts or doubt.has_arrived else since_s
+        earlier = self._earlier.get(delivery.partition)
+        if earlier is not None and earlier.first_s is not None:
+            return earlier.first_s, until_s
+        if delivery.timestamp_ms < 0:
+            return since_s - _ANY_AGE_S, until_s
+        return min(delivery.timestamp_ms / 1000, since_s) - _RECORD_TIME_SLACK_S, until_s
+
+    def _known_from_s(self, delivery: Delivery, doubt: Doubt) -> float:
+        """Return from when on (site) all is known that can have written entries like this call's."""
+        at = self._log.site_time.at
+        complete_s = at(self._own.complete_from_s)
+        earlier = self._earlier.get(delivery.partition)
+        if earlier is not None and earlier.known_from_s is not None:
+            since_s = earlier.known_from_s
+            # What was noted here since the assignment must all be there still.
+            return since_s if self._own.complete_from_s <= earlier.since_s else max(since_s, complete_s)
+        if doubt.is_earlier:
+            return math.inf  # its other calls of that time are not known
+        return max(complete_s, at(self._since(delivery.partition)))
+
+    def _needed_from_s(self, delivery: Delivery, doubt: Doubt) -> float:
+        """Return from when on (site) the log is needed: also what may have written entries before has its say."""
+        from_s = self._span(delivery, doubt)[0]
+        earlier = self._earlier.get(delivery.partition)
+        if doubt.is_earlier and earlier is not None and earlier.known_from_s is not None:
+            from_s = min(from_s, earlier.known_from_s)
+        return from_s - 2 * SLACK_S
+
+    def _since(self, partition: TopicPartition) -> float:
+        """Return since when (monotonic) nobody but this process makes the partition's calls."""
+        earlier = self._earlier.get(partition)
+        return earlier.since_s if earlier is not None else self._began_s
+
+    def _count(self, step: str) -> None:
+        self._means.metrics.ambiguity_steps.labels(self._means.site.name, step).inc()
+
+
+_STEPS = {
+    Move.SEND_CLEARED: Step.CLEARED_BY_LOG,
+    Move.SEND_SAME_NONCE: Step.SAME_NONCE,
+    Move.SEND_ANYWAY: Step.POLICY,
+}
+
+
+def _leaves_entries(call: Call) -> bool:
+    return call.method.settles is Settles.ACTIONS_LOG
+
+
+def _set(attempts: Sequence[Noted], was: Was) -> None:
+    for noted in attempts:
+        noted.was = was
+
+
+def _made(noted: Noted, call: Call, at: Callable[[float], float]) -> Made:
+    is_certain = noted.was is Was.CERTAIN and has_sure_points(noted, call)
+    return Made(at(noted.from_s), at(noted.until_s), is_certain)
