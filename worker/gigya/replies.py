@@ -120,6 +120,7 @@ ANSWERS: Mapping[str, ReasonRow] = MappingProxyType(
         )
     }
 )
+_NUMBERS = (int, float)  # `int | float` would be made anew for every answer
 _NO_OVERRIDES: Mapping[int, VerdictKind] = MappingProxyType({})
 
 
@@ -311,7 +312,7 @@ def _error_code(document: Mapping[str, Json] | None) -> int | None:
     code = document.get("errorCode") if document is not None else None
     if isinstance(code, str) and re.fullmatch("0|[1-9][0-9]{5}", code):
         return int(code)
-    if isinstance(code, bool) or not isinstance(code, int | float):
+    if isinstance(code, bool) or not isinstance(code, _NUMBERS):
         return None
     return int(code) if code == 0 or (100_000 <= code <= 999_999 and code == int(code)) else None
 

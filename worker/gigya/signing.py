@@ -106,7 +106,8 @@ def signed_form(url: str, params: Mapping[str, str], credentials: Credentials, *
         return _signed_form_of_odd_keys(url, fields, credentials)
     encoded_twice = joined.replace("%", "%25").replace("=", "%3D").replace("&", "%26")
     sig = _signed(_post_prefix(url) + encoded_twice, credentials.secret_key)
-    return f"{joined}&sig={percent_encode(sig)}".encode("ascii")
+    encoded_sig = sig.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")  # all that base64 has to encode
+    return f"{joined}&sig={encoded_sig}".encode("ascii")
 
 
 def first_difference(ours: str, theirs: str) -> int | None:

@@ -336,7 +336,7 @@ class Handler:
         """Let the offset pass this record. The one place where that happens for a record that was started."""
         ticket.is_ended = True
         self._room.give_back(ticket.partition, ticket.size_bytes)
-        reason = _blame(ticket)[0] if end is RecordEnd.DEAD_LETTERED else end.value
+        reason = _blame(ticket)[0] if end is RecordEnd.DEAD_LETTERED else str(end)
         if not self._offsets.finish(ticket):
             return
         self._ledger.ended(ticket.partition, end, reason, epoch=ticket.epoch)
