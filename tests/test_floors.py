@@ -12,12 +12,12 @@ import worker
 
 FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"errors", "exits", "clock", "metrics", "reasons"},
-    {"model", "logs", "watch"},
+    {"model", "logs", "stacks", "watch"},
     {"gigya", "codecs"},
     {"mapping"},
     {"delivery", "kafka", "deadletters"},
     {"pipeline"},
-    {"admin", "dry_run", "inspect", "preflight", "reload"},
+    {"admin", "alarms", "control", "dry_run", "inspect", "preflight", "reload", "watchdog"},
     {"status"},
     {"settings"},
     {"app"},

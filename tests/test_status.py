@@ -7,13 +7,23 @@ from types import SimpleNamespace
 import pytest
 
 from tests.delivery.fakes import make_scene, reply
+from worker.control import Pause, Who
 from worker.metrics import Metrics
 from worker.status import WorkerView
 
 
-def view_of(sender: object, **engine: object) -> WorkerView:
+def view_of(
+    sender: object, *, pauses: dict[str, Pause] | None = None, trouble: str = "", **engine: object
+) -> WorkerView:
     """Return the view of a worker in which all is well but for what is given."""
-    state = {"has_joined": True, "last_commit_error": "", "partitions": list, "lost": dict, "unfinished": dict}
+    state = {
+        "has_joined": True,
+        "trouble": "",
+        "last_commit_error": "",
+        "partitions": list,
+        "lost": dict,
+        "unfinished": dict,
+    }
     return WorkerView(
         engine=SimpleNamespace(**state | engine),  # type: ignore[arg-type]
         handler=SimpleNamespace(flood=None, held_bytes=0, rules_digest="d1g35t"),  # type: ignore[arg-type]
@@ -27,6 +37,9 @@ def view_of(sender: object, **engine: object) -> WorkerView:
         senders={"main": sender},  # type: ignore[dict-item]
         metrics=Metrics(),
         reload=None,
+        control=SimpleNamespace(pauses=pauses or {}),  # type: ignore[arg-type]
+        watchdog=SimpleNamespace(trouble=trouble),  # type: ignore[arg-type]
+        alarms=SimpleNamespace(set_gauges=lambda: None),  # type: ignore[arg-type]
         version="0",
     )
 
@@ -50,6 +63,33 @@ def test_a_worker_that_has_not_joined_yet_does_not_miss_heartbeats() -> None:
     answer = view_of(make_scene(may_write=lambda: False).sender, has_joined=False).readyz()
 
     assert answer["kafka"]["state"] == "joining"
+
+
+def test_a_paused_site_is_not_ready_and_says_since_when_and_whom_to_ask() -> None:
+    scene = make_scene()
+    scene.sender.pause()
+    view = view_of(scene.sender, pauses={"main": Pause(1_700_000_000.0, Who("anna", "their maintenance"))})
+    answer = view.readyz()
+    assert answer["ready"] is False
+    part = answer["site:main"]
+    assert (part["state"], part["reason"], part["since"]) == ("paused", "paused", "2023-11-14T22:13:20Z")
+    assert (part["by"], part["why"]) == ("anna", "their maintenance")
+    assert "Ask anna" in part["remedy"]
+    assert view.status()["gates"]["main"]["state"] == "paused"
+
+
+async def test_a_site_that_is_stopped_and_paused_says_both() -> None:
+    scene = make_scene(reply(400093))
+    await scene.once(scene.delivery("u1"))
+    scene.sender.pause()
+    part = view_of(scene.sender, pauses={"main": Pause(1_700_000_000.0, Who())}).readyz()["site:main"]
+    assert part["state"] == "stopped"
+    assert part["paused"]["since"] == "2023-11-14T22:13:20Z"
+
+
+def test_livez_fails_with_what_the_watchdog_found() -> None:
+    assert view_of(make_scene().sender).livez() == (True, "ok")
+    assert view_of(make_scene().sender, trouble="stuck: 3 records").livez() == (False, "stuck: 3 records")
 
 
 async def test_the_status_tells_that_the_days_limit_is_reached() -> None:

@@ -13,13 +13,15 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import structlog
 
 from worker import logs
 from worker.admin import AdminServer
+from worker.alarms import Alarms
 from worker.clock import SystemClock
+from worker.control import Control
 from worker.deadletters.record import worker_version
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.sender import Sender
@@ -29,6 +31,7 @@ from worker.exits import CANCELLED, ENDED_EARLY, OK, UNBALANCED
 from worker.gigya.authorization import AnyCredentials, mark_key
 from worker.gigya.sites import Site
 from worker.kafka.client import KafkaProducer, check_cluster
+from worker.kafka.retention import Retention, ask_retention
 from worker.kafka.source import KafkaSource
 from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import RuleSet
@@ -45,6 +48,7 @@ from worker.settings.rotation import KeyWatch
 from worker.settings.site_files import credentials_of
 from worker.settings.tree import Loaded, Settings
 from worker.status import WorkerView
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +99,7 @@ async def run(
             until_end=until_end,
             notes=group_quota,
         )
+        look = _oversight(settings, parts, out, engine, source, group_quota, clock, metrics)
         reload = None
         if reread_rules is not None:
             load = reread_rules if rehearsal is None else rehearsal.knowing(reread_rules)
@@ -108,11 +113,14 @@ async def run(
             senders=out.senders,
             metrics=metrics,
             reload=reload,
+            control=look.control,
+            watchdog=look.watchdog,
+            alarms=look.alarms,
             version=worker_version(),
         )
-        async with _admin(settings, view):
+        async with _admin(settings, view, look.control):
             log.info("worker.started", group=settings.kafka.group_id, topics=settings.kafka.topics, rules=rules.digest)
-            beside = _beside(out.live, group_quota, watch, reload, rehearsal)
+            beside = _beside(out.live, group_quota, watch, reload, rehearsal) | look.work()
             ended = await _run_until_told(engine, beside, hangup=_look_now(watch, reload))
         return _conclude(ended, engine, parts.ledger, rehearsal, until_end=until_end)
 
@@ -188,6 +196,56 @@ def _parts(
     lanes = Lanes(out.senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
     handler.queue = lanes
     return _Parts(offsets, ledger, letters, handler, lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Oversight:
+    """What watches over the pipeline, and what an operator has in hand."""
+
+    control: Control
+    watchdog: Watchdog
+    retention: Retention
+    alarms: Alarms
+
+    def work(self) -> dict[str, Coroutine[None, None, None]]:
+        return {"watchdog": self.watchdog.run(), "retention": self.retention.run()}
+
+
+def _oversight(
+    settings: Settings,
+    parts: _Parts,
+    out: _WaysOut,
+    engine: Engine,
+    source: KafkaSource,
+    group_quota: GroupQuota,
+    clock: SystemClock,
+    metrics: Metrics,
+) -> _Oversight:
+    retention = Retention(settings.kafka.topics, partial(ask_retention, settings.kafka), clock)
+    watchdog = Watchdog(
+        engine=engine,
+        handler=parts.handler,
+        lanes=parts.lanes,
+        offsets=parts.offsets,
+        ledger=parts.ledger,
+        letters=parts.letters,
+        senders=out.senders,
+        clock=clock,
+        metrics=metrics,
+        stuck_after_s=settings.admin.stuck_after_s,
+    )
+    alarms = Alarms(
+        offsets=parts.offsets,
+        ledger=parts.ledger,
+        senders=out.senders,
+        retention=retention,
+        quota_shares=group_quota.shares,
+        lease_valid_until_s=source.lease_valid_until_s,
+        clock=clock,
+        metrics=metrics,
+    )
+    control = Control(handler=parts.handler, offsets=parts.offsets, senders=out.senders, clock=clock)
+    return _Oversight(control, watchdog, retention, alarms)
 
 
 def _group_quota(
@@ -343,8 +401,8 @@ async def _producer(settings: Settings) -> AsyncIterator[KafkaProducer]:
 
 
 @asynccontextmanager
-async def _admin(settings: Settings, view: WorkerView) -> AsyncIterator[None]:
-    admin = AdminServer(settings.admin, view)
+async def _admin(settings: Settings, view: WorkerView, control: Control) -> AsyncIterator[None]:
+    admin = AdminServer(settings.admin, view, control)
     await admin.start()
     try:
         yield

@@ -17,6 +17,7 @@ class Metrics:
         self._add_calls()
         self._add_dry_run()
         self._add_changes()
+        self._add_alarms()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"gigya_worker_{name}", meaning, labels, registry=self.registry)
@@ -121,6 +122,40 @@ class Metrics:
         )
         self.keys_refused = self._gauge(
             "keys_refused", "1 while the key and settings files hold what is refused; a restart would fail."
+        )
+
+    def _add_alarms(self) -> None:
+        self.stuck = self._gauge("stuck", "1 while the progress watchdog finds the worker stuck; /livez then fails.")
+        self.paused = self._gauge("paused", "1 while an operator has paused the site.", "site")
+        self.site_state = self._gauge(
+            "site_state", "1 for the state the site is in, 0 for the others: open, outage, stopped.", "site", "state"
+        )
+        self.lease_margin_s = self._gauge(
+            "lease_margin_seconds",
+            "How long our partitions are surely ours; no attempt starts below attempt_timeout_s. 0: perhaps not.",
+        )
+        self.quota_share = self._gauge(
+            "quota_share", "This member's part of the site's quota, 0 to 1; -1 without a quota.", "site"
+        )
+        self.retention_s = self._gauge(
+            "retention_seconds", "After how long the topic deletes records; -1 for never by age or unknown.", "topic"
+        )
+        self.blocker_retention_ratio = self._gauge(
+            "blocker_retention_ratio",
+            "Age of a partition's oldest unfinished record by its timestamp, as a part of the topic's retention: at 1 "
+            "the topic deletes it. 0 if there is none, or no retention by age.",
+            "topic",
+            "partition",
+        )
+        self.ledger_records = self._gauge(
+            "ledger_records",
+            "The ledger by count: read = already_done + filtered + stale + done + dead_lettered + handed_back + "
+            "unfinished. Of this process.",
+            "topic",
+            "count",
+        )
+        self.ledger_missing = self._gauge(
+            "ledger_missing", "Records read that are in no other count of the ledger; anything but 0 is a bug.", "topic"
         )
 
     def exposition(self) -> bytes:

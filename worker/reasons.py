@@ -25,7 +25,7 @@ _FIX_PRODUCER = "Correct the producer; discard the dead letter, or send a correc
 
 _AFTER_A_FLOOD = (
     "Look at the newest dead letters; correct the rules, the producer or the credentials, then restart. If these "
-    "records shall die, raise the limit in flood_guard."
+    "records shall die, raise the limit in flood_guard, or let as many again die (POST /resume)."
 )
 
 _ROWS: tuple[tuple[str, str, str, str], ...] = (
@@ -153,6 +153,12 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "waiting",
         "A call was refused with 403003 or 403005, which decide nothing alone: the site is being asked.",
         "Nothing to do; no decision for delivery.ask_limit_s stops the site, and /readyz says so.",
+    ),
+    (
+        "paused",
+        "waiting",
+        "An operator has paused the site: no request to it starts.",
+        "Ask whoever paused it; POST /resume ends the pause, and so does a restart.",
     ),
     ("dead_letter", "waiting", "The dead letter is being written.", "If it lasts, check the dead-letter topic."),
     (

@@ -9,6 +9,8 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from worker.alarms import Alarms
+from worker.control import Control, Pause
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.sender import SiteStatus
 from worker.delivery.site_state import State
@@ -19,6 +21,7 @@ from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.reload import RulesReload
+from worker.watchdog import Watchdog
 
 
 class SiteSender(Protocol):
@@ -45,6 +48,9 @@ class WorkerView:
         senders: Mapping[str, SiteSender],
         metrics: Metrics,
         reload: RulesReload | None,
+        control: Control,
+        watchdog: Watchdog,
+        alarms: Alarms,
         version: str,
     ) -> None:
         self._engine = engine
@@ -55,16 +61,20 @@ class WorkerView:
         self._senders = senders
         self._metrics = metrics
         self._reload = reload
+        self._control = control
+        self._watchdog = watchdog
+        self._alarms = alarms
         self._version = version
 
     def livez(self) -> tuple[bool, str]:
-        """Return that the event loop turns: whoever gets this answer knows it does."""
-        return True, "ok"
+        """Return that the event loop turns: whoever gets this answer knows it does; and what the watchdog found."""
+        return not self._watchdog.trouble, self._watchdog.trouble or "ok"
 
     def readyz(self) -> Mapping[str, Json]:
         """Return each component with its state and, where it is in trouble, the reason and what to do."""
         parts: dict[str, dict[str, Json]] = {
-            f"site:{name}": _site_part(sender.status()) for name, sender in self._senders.items()
+            f"site:{name}": _site_part(sender.status(), self._control.pauses.get(name))
+            for name, sender in self._senders.items()
         }
         parts["kafka"] = self._kafka_part()
         parts["dead_letters"] = self._letters_part()
@@ -91,7 +101,10 @@ class WorkerView:
                 }
                 for name, lanes in self._lanes.statistics().items()
             },
-            "gates": {name: _gate_part(sender.status()) for name, sender in self._senders.items()},
+            "gates": {
+                name: _gate_part(sender.status(), self._control.pauses.get(name))
+                for name, sender in self._senders.items()
+            },
             "held_bytes": self._handler.held_bytes,
             "ledger": {
                 "line": str(self._ledger.total(unfinished)),
@@ -107,6 +120,7 @@ class WorkerView:
 
     def _set_gauges(self) -> None:
         metrics = self._metrics
+        self._alarms.set_gauges()
         for gauge in (metrics.lag_records, metrics.records_unfinished, metrics.blocker_age_s):
             gauge.clear()  # a partition that was revoked must not be reported any more
         for each in self._engine.partitions():
@@ -205,8 +219,12 @@ class WorkerView:
         }
 
 
-def _site_part(status: SiteStatus) -> dict[str, Json]:
+def _site_part(status: SiteStatus, pause: Pause | None) -> dict[str, Json]:
+    if pause is not None and status.state is State.OPEN:
+        return {"state": "paused", **_pause_part(status.site, pause)}
     part: dict[str, Json] = {"state": status.state.value}
+    if pause is not None:
+        part["paused"] = _pause_part(status.site, pause)
     if status.reason:
         part["reason"] = status.reason
     if status.code is not None:
@@ -220,9 +238,19 @@ def _site_part(status: SiteStatus) -> dict[str, Json]:
     return part
 
 
-def _gate_part(status: SiteStatus) -> dict[str, Json]:
+def _pause_part(site: str, pause: Pause) -> dict[str, Json]:
+    call = f"Ask {pause.who.by}" if pause.who.by else "Ask who paused it (site.paused in the log)"
     return {
-        **_site_part(status),
+        "reason": "paused",
+        "since": _time_text(pause.since_s),
+        **pause.who.facts(),
+        "remedy": f'Nothing is lost. {call}; POST /resume {{"site": "{site}"}} ends the pause, and so does a restart.',
+    }
+
+
+def _gate_part(status: SiteStatus, pause: Pause | None) -> dict[str, Json]:
+    return {
+        **_site_part(status, pause),
         "quota": status.quota.value,
         "rate_per_s": status.rate_per_s,
         "clock_offset_s": round(status.clock_offset_s, 3),

@@ -191,6 +191,7 @@ class FloodGuard:
     def _tripped(self, reason: str, number: int, text: str) -> Flood:
         remedy = (
             "look at the newest dead letters: if rules or events are at fault, mend them and restart; if these records "
-            "shall die, raise the limit named here and restart. Nothing is lost: these records stay unfinished"
+            "shall die, raise the limit named here and restart, or let as many again die (POST /resume). Nothing is "
+            "lost: these records stay unfinished"
         )
         return Flood(reason, number, text, remedy)

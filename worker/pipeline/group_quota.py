@@ -84,6 +84,11 @@ class GroupQuota:
         """Return whether there is anything to divide."""
         return bool(self._quotas)
 
+    def shares(self) -> dict[str, float]:
+        """Return which part of each site's quota is this member's, 0 to 1; sites without a quota are left out."""
+        rates = ((site, self._shares[site].rate_per_s, quota) for site, quota in self._quotas.items())
+        return {site: rate / quota if rate is not None and quota else 0.0 for site, rate, quota in rates}
+
     @property
     def metadata(self) -> str:
         """Return what this member's commits carry."""

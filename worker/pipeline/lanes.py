@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol
 from worker.clock import Clock, Timer
 from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
+from worker.gigya.calls import Call
 from worker.model import Outcome, TopicPartition
 from worker.pipeline.parking import parked_outcome
 from worker.pipeline.tickets import Ticket
@@ -74,13 +75,14 @@ class Job(NamedTuple):
 
 
 class _Lane:
-    __slots__ = ("jobs", "released_early", "state", "timer", "uid")
+    __slots__ = ("due_s", "jobs", "released_early", "state", "timer", "uid")
 
     def __init__(self, uid: str) -> None:
         self.uid = uid
         self.jobs: deque[Job] = deque()
         self.state = _State.READY
         self.timer: Timer | None = None
+        self.due_s = 0.0  # monotonic: when its back-off ends
         self.released_early = False
 
     def stop_timer(self) -> None:
@@ -149,6 +151,7 @@ class Lanes:
         self._places = max(max_in_flight, len(self._sites))
         self._clock = clock
         self._ended = ended
+        self.attempts_ended = 0
         self._closing: set[TopicPartition] = set()
         self._jobs_of: dict[TopicPartition, int] = {}
         self._changed = asyncio.Event()
@@ -232,6 +235,13 @@ class Lanes:
         """Return how many attempts have been started and not answered."""
         return sum(site.in_flight for site in self._sites.values())
 
+    def waits_for(self, call: Call) -> str:
+        """Return `backoff` or `held` while a call's lane rightly waits for that; empty: it could be in flight."""
+        lane = self._sites[call.site].lanes.get(call.uid)
+        if lane is not None and lane.state is _State.BACKOFF and self._clock.monotonic_s() < lane.due_s:
+            return "backoff"
+        return "held" if lane is not None and lane.state is _State.HELD else ""
+
     def statistics(self) -> dict[str, LaneStatistics]:
         """Return how full the lanes are, by site."""
         return {name: _statistics(site) for name, site in self._sites.items()}
@@ -257,6 +267,7 @@ class Lanes:
         lane.released_early = False
         result = await site.sender.attempt(job.delivery, permit)
         site.in_flight -= 1
+        self.attempts_ended += 1
         self._leave_place(site)
         if job.ticket.is_void:
             if isinstance(result, Later) and result.wait_s is None:
@@ -290,6 +301,7 @@ class Lanes:
             site.make_ready(lane)
         else:
             lane.state = _State.BACKOFF
+            lane.due_s = self._clock.monotonic_s() + later.wait_s
             lane.timer = self._clock.call_later(later.wait_s, lambda: self._backoff_over(site, lane))
 
     def _backoff_over(self, site: _Site, lane: _Lane) -> None:

@@ -358,6 +358,9 @@ def _cross_check(settings: Settings, layers: tuple[Layer, ...], shape: Shape) ->
     """Yield what is wrong between the parts."""
     yield from _check_sites(settings, layers, shape)
     yield from _check_lease(settings, layers, shape)
+    if settings.admin.stuck_after_s < 2 * settings.delivery.attempt_timeout_s:
+        what = f"an attempt may take {settings.delivery.attempt_timeout_s:g} s, and would pass for a stuck worker"
+        yield _problem(layers, shape, ("admin", "stuck_after_s"), what, "make it twice attempt_timeout_s at least")
     kafka = settings.kafka
     if kafka.dead_letter_topic in kafka.topics:
         what = "is among kafka.topics: the worker would read its own dead letters"
