@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from tests.secure import SecureKafka
 from worker.sandbox.broker import LocalKafka
@@ -29,6 +30,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             kafka_jars()
         except BrokerUnavailable:
             return  # the fixture says it, in the tests that need it
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_come() -> Iterator[None]:
+    """Undo what an earlier test configured: a threshold of its would hide the lines that this one waits for."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from tests.delivery.fakes import (
@@ -328,7 +327,6 @@ async def test_no_log_line_holds_a_uid_or_a_key() -> None:
     assert {"call.retry", "call.held", "site.throttled", "site.stopped"} <= {line["event"] for line in lines}
     assert uid not in repr(lines)
     assert "3_key" not in repr(lines)
-    structlog.reset_defaults()
 
 
 async def test_a_garbage_reason_of_a_transport_is_still_a_verdict() -> None:
