@@ -68,10 +68,7 @@ async def blocked_first(run: Run, seconds: float) -> None:
     await inject_all(run, BLOCKED)
     await run.feeder.pause()  # the 5,000 are load enough
     first = author.acted(BLOCKED_USER, partition=partition, action="blocked")
-    others = [
-        author.acted(uid_of(2_000 + number % 300), partition=partition, action=f"behind_{number}")
-        for number in range(BEHIND)
-    ]
+    others = [author.acted(uid_of(2_000 + number % 300), partition=partition) for number in range(BEHIND)]
     await run.feeder.append([first, *others])
     await run.are_executed(others, limit_s=120)
     await run.feeder.go()

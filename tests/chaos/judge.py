@@ -10,9 +10,11 @@ Five checks after every run:
 
 and two more that cost nothing: no commit ever goes back, and a run must have had the load it claims.
 
-Where steps 1 and 2 of the ladder can decide is known here without asking the worker: a notifyAction whose action its
-user has in no other call is either in the action log or was not executed. Everything else is judged by the lines that
-say that nothing could decide: they name the call, and were flushed before it was sent.
+Every execution too many must have been announced by a line that names the call and says that neither the action log
+nor anything else could decide; it was flushed before the call was sent. That a worker does not say so of everything is
+known here without asking it: a notifyAction whose action its user has in no other call is either in the action log or
+was not executed. While one member has had the call's partition for some time (SETTLED_S), and the clocks kept still,
+such a call must not be executed twice, whatever the log lines say.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ LEAST_IN_FLIGHT = 8
 IN_FLIGHT_AT_KILLS = 0.8
 # A bunch that waited is looked at for some time: its arrivals are spread over about so much.
 STALL_EDGE_S = 0.05
-# The worker's line for a call that is made again although nothing could tell whether it had been executed.
-UNDECIDED = frozenset({"call.resent_after_ambiguity"})
+# What a new owner of a partition cannot know, and what a clock was before it stepped, is of no account after so long.
+SETTLED_S = 10.0
+# The worker's line for a call that is made again. Step 1: the log has shown that it was not executed.
+RESENT = frozenset({"call.resent_after_ambiguity"})
+STEP_OF_THE_LOG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,8 @@ class Evidence:
     stalls: Sequence[Stall] = ()
     letters: Collection[tuple[int, int]] = ()  # partition and offset of the records whose dead letters stand
     undecided: Sequence[Undecided] = ()
+    assignments: Sequence[tuple[float, int]] = ()  # when (Unix), and which partition
+    clock_steps_s: Sequence[float] = ()  # when (Unix) the server's clock was set
     commits: Sequence[Commit] = ()
     imbalances: Sequence[str] = ()
     capped: Collection[str] = ()  # marks of calls that may end at the daily cap
@@ -159,7 +166,7 @@ def _lost(found: Judgement, evidence: Evidence, calls: Calls, times: Mapping[str
     strange = sorted(set(times) - set(calls))
     found.figures["calls"] = f"{len(calls):,}"
     found.figures["lost"] = str(len(lost))
-    found.figures["letters"] = f"{len(letters)} of {len(bad)} bad records"
+    found.figures["letters"] = f"{len(letters & bad)} of {len(bad)} bad records, {len(flooded)} of a flood"
     found.check(not lost, f"lost: {len(lost)} calls were never executed: {_some(_places(lost, calls))}")
     found.check(letters >= bad, f"lost: bad records without a dead letter: {_some(sorted(bad - letters))}")
     found.check(
@@ -204,27 +211,42 @@ def alone(calls: Iterable[Call]) -> set[str]:
 
 
 def _twice(found: Judgement, evidence: Evidence, calls: Calls, times: Mapping[str, int]) -> None:
-    decidable = alone(call for _, call in calls.values())
     said = Counter((line.partition, line.offset, line.call) for line in evidence.undecided)
-    needless, unsaid, excess = [], [], 0
-    for mark, count in times.items():
-        if count == 1 or mark not in calls:
-            continue
-        excess += count - 1
+    twice = [mark for mark, count in times.items() if count > 1 and mark in calls]
+    unsaid = []
+    for mark in twice:
         place, call = calls[mark]
-        if mark in decidable:
-            needless.append(mark)
-        elif count - 1 > said[place.partition, place.offset, call.name]:
+        if times[mark] - 1 > said[place.partition, place.offset, call.name]:
             unsaid.append(mark)
+    only_one = alone(call for _, call in calls.values())
+    needless = _decidable([mark for mark in twice if mark in only_one], evidence, calls)
     found.figures["executed twice"] = (
-        f"{excess}, of these {len(needless)} that the log could decide and {len(unsaid)} that no line had announced; "
-        f"{len(evidence.undecided)} resends were announced"
+        f"{sum(times[mark] - 1 for mark in twice)}: {len(unsaid)} unannounced, {len(needless)} that the log could "
+        f"decide, {len(only_one & set(twice))} with an action of their own; {len(evidence.undecided)} announced"
     )
     text = "twice: {} calls were executed again though {}: {}"
     found.check(
         not needless, text.format(len(needless), "the action log could decide", _some(_places(needless, calls)))
     )
     found.check(not unsaid, text.format(len(unsaid), "no line had announced it", _some(_places(unsaid, calls))))
+
+
+def _decidable(marks: Sequence[str], evidence: Evidence, calls: Calls) -> list[str]:
+    """Return those calls about which owner and clock were settled from before the first execution to the last."""
+    executed_s: defaultdict[str, list[float]] = defaultdict(list)
+    for execution in evidence.executions:
+        executed_s[execution.mark].append(execution.at_s)
+    unsettled = defaultdict(list)
+    for at_s, partition in evidence.assignments:
+        unsettled[partition].append(at_s)
+    return [
+        mark
+        for mark in marks
+        if not any(
+            min(executed_s[mark]) - SETTLED_S <= at_s <= max(executed_s[mark])
+            for at_s in (*unsettled[calls[mark][0].partition], *evidence.clock_steps_s)
+        )
+    ]
 
 
 def _quota(found: Judgement, evidence: Evidence) -> None:

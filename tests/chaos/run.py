@@ -23,7 +23,8 @@ from typing import Any
 
 from tests.chaos.feeder import Feeder
 from tests.chaos.judge import (
-    UNDECIDED,
+    RESENT,
+    STEP_OF_THE_LOG,
     Arrival,
     Commit,
     Evidence,
@@ -84,6 +85,7 @@ class Run:
         self.asleep: set[int] = set()  # pids of members that are stopped
         self.in_flight_at_kills: list[int] = []
         self.capped: set[str] = set()  # marks of calls that may end at the daily cap
+        self.clock_steps_s: list[float] = []
         self.faults: list[str] = []  # found by the schedule itself
         self.notes: dict[str, str] = {}  # figures of the schedule itself
         self._imbalances: list[str] = []
@@ -243,6 +245,13 @@ class Run:
             stalls=[Stall(**line) for line in stalls],
             letters=[(int(place[1]), int(place[2])) for place in stand],
             undecided=list(self._undecided()),
+            assignments=[
+                (at_s, partition)
+                for worker in self.journey.workers
+                for at_s, partitions in worker.assignments()
+                for partition in partitions
+            ],
+            clock_steps_s=self.clock_steps_s,
             commits=[Commit(each.at_s, each.partition, each.offset) for each in commits],
             imbalances=self._imbalances + list(self._unbalanced_ends()),
             capped=self.capped,
@@ -255,8 +264,9 @@ class Run:
 
     def _undecided(self) -> Iterator[Undecided]:
         for worker in self.journey.workers:
-            for line in logged(worker, UNDECIDED):
-                yield Undecided(int(line["partition"].rpartition("/")[2]), line["offset"], line["call"])
+            for line in logged(worker, RESENT):
+                if line.get("step") != STEP_OF_THE_LOG:
+                    yield Undecided(int(line["partition"].rpartition("/")[2]), line["offset"], line["call"])
 
     def _unbalanced_ends(self) -> Iterator[str]:
         """Yield what members said of their ledger when they ended by themselves, unless it balanced."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.judge import (
+    SETTLED_S,
     Arrival,
     Commit,
     Evidence,
@@ -86,7 +87,7 @@ def test_a_run_in_which_nothing_went_wrong_passes(run: Evidence):
     found = judge(run)
     assert found.faults == []
     assert found.figures["lost"] == "0"
-    assert found.figures["executed twice"].startswith("0,")
+    assert found.figures["executed twice"].startswith("0:")
 
 
 def test_a_call_that_was_never_executed_is_lost(run: Evidence):
@@ -126,9 +127,16 @@ def test_a_first_execution_that_overtakes_is_a_fault_and_a_repetition_is_not(run
 def test_a_second_execution_that_the_action_log_could_have_prevented_is_a_fault_whatever_was_announced(run: Evidence):
     mark = an_alone(run)
     place, call = place_of(run, mark)
-    said = [Undecided(place.partition, place.offset, call)]
-    assert faults_of(again(run, mark), "twice")
-    assert faults_of(replace(again(run, mark), undecided=said), "twice")
+    said = replace(again(run, mark), undecided=[Undecided(place.partition, place.offset, call)])
+    assert len(faults_of(again(run, mark), "twice")) == 2
+    assert len(faults_of(said, "twice")) == 1
+    first_s = min(each.at_s for each in run.executions if each.mark == mark)
+    long_ago, before, after = first_s - SETTLED_S - 1, first_s - SETTLED_S / 2, run.executions[-1].at_s + 1
+    for at_s, is_excused in ((long_ago, False), (before, True), (after, False)):
+        taken_over = replace(said, assignments=[(at_s, place.partition)])
+        assert (judge(taken_over).faults == []) is is_excused
+        assert (judge(replace(said, clock_steps_s=[at_s])).faults == []) is is_excused
+    assert faults_of(replace(said, assignments=[(before, place.partition + 1)]), "twice")
 
 
 def test_a_second_execution_that_nothing_could_prevent_must_have_been_announced_for_this_call(run: Evidence):

@@ -63,6 +63,12 @@ async def revoked_key(run: Run, seconds: float, code: int) -> None:
 async def set_clock(run: Run, offset_s: float) -> None:
     """Shift the server's clock: to the worker, its own is wrong by as much the other way."""
     await run.gigya.control("PATCH", "config", {"clock_offset_s": offset_s})
+    run.clock_steps_s.append(time.time())
+
+
+async def drift_clock(run: Run, offset_s: float) -> None:
+    """Let the server's clock go on a little faster or slower than the worker's."""
+    await run.gigya.control("PATCH", "config", {"clock_offset_s": offset_s})
 
 
 async def without_broker(run: Run, seconds: float, *, cleanly: bool) -> None:

@@ -102,15 +102,19 @@ class Author:
     mixture: Mixture = field(default_factory=Mixture)
     _rng: random.Random = field(init=False)
     _written: int = field(init=False, default=0)
+    _unheard: list[int] = field(init=False)  # users of whom there is no event yet: each gets one, early on
     _recent: defaultdict[str, list[Mapping[str, Any]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._rng = random.Random(f"chaos/{self.seed}")
         self._recent = defaultdict(list)
+        self._unheard = self._rng.sample(range(self.mixture.users), self.mixture.users)
 
     def event(self) -> Event:
         """Return the next event."""
         rng, mixture = self._rng, self.mixture
+        if self._unheard and mixture.matching > 0.5:
+            return self.acted(uid_of(self._unheard.pop()))
         if rng.random() < mixture.capped:
             return self.acted(CAPPED_USER, action=CAPPED_ACTION)
         number = 0 if rng.random() < mixture.busy else rng.randrange(mixture.users)
