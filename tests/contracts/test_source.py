@@ -8,7 +8,7 @@ import pytest
 
 from tests.contracts.harness import FakeScene, Owner, Source, read_all, until_owned
 from worker.errors import CommitRefused
-from worker.kafka.source import Position, SourceFailed
+from worker.kafka.source import FETCH_BYTES, Position, SourceFailed
 from worker.model import TopicPartition
 
 
@@ -35,6 +35,15 @@ async def test_bytes_are_not_touched(scene, started, group):
     assert [record.key for record in records] == [b"k\x00"] * 3
     assert [list(record.headers) for record in records] == [headers] * 3
     assert all(record.timestamp > 1_600_000_000_000 for record in records)
+
+
+async def test_a_record_larger_than_what_is_fetched_at_once_arrives(scene, started, group):
+    (partition,) = await scene.topic()
+    sizes = [10, FETCH_BYTES + 1, 10, 3 * FETCH_BYTES, 10]
+    for size in sizes:
+        await scene.append(partition, b"x" * size)
+    source = await started(scene.source([partition.topic], group))
+    assert [len(record.value) for record in await read_all(source, len(sizes))] == sizes
 
 
 async def test_no_more_than_max_records_come_at_once(scene, started, group):
