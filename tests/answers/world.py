@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import orjson
@@ -42,7 +43,7 @@ from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets
 from worker.sandbox.certificates import Authority
-from worker.sandbox.gigya import GigyaConfig, LocalGigya
+from worker.sandbox.gigya import Fault, GigyaConfig, LocalGigya
 from worker.status import WorkerView
 
 TOPIC, DEAD, GROUP = "user-events", "user-events.dead", "group"
@@ -152,6 +153,9 @@ class World:
             senders={"main": self.sender},
             metrics=metrics,
             reload=None,
+            control=SimpleNamespace(pauses={}),  # type: ignore[arg-type]
+            watchdog=SimpleNamespace(trouble=""),  # type: ignore[arg-type]
+            alarms=SimpleNamespace(set_gauges=lambda: None),  # type: ignore[arg-type]
             version="test",
         )
 
@@ -272,6 +276,11 @@ async def at_the_local_gigya(
     )
     async with gigya, running(clock, site_at(gigya.base_url, verdicts), **settings or {}) as world:
         yield world, gigya
+
+
+def without_a_log(gigya: LocalGigya) -> None:
+    """Let nothing be told by the action log: the key may not read it."""
+    gigya.inject(Fault(kind="code", code=403007, method="gm.getActionsLog"))
 
 
 def requests(gigya: LocalGigya, *, uid: str = "", method: str = NOTIFY) -> int:

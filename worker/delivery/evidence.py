@@ -29,11 +29,15 @@ class LogSays(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A call that was executed, or may have been, at some time between `from_s` and `until_s`."""
+    """A call that was executed, or may have been, at some time between `from_s` and `until_s`.
+
+    `is_many`: nobody knows how often. Entries of that time can come from it, then, however many they are.
+    """
 
     from_s: float
     until_s: float
     is_certain: bool = True
+    is_many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ def weigh(question: Question, entries: Sequence[float], *, seen_from_s: float, s
     known_from_s = math.inf if question.is_shared else max(question.known_from_s + SLACK_S, ours[0])
     unexplained = [each for each in entries if known_from_s <= each <= ours[1]]
     others = [(made.from_s - SLACK_S, made.until_s + SLACK_S) for made in question.others]
+    many = [span for made, span in zip(question.others, others, strict=True) if made.is_many]
+    unexplained = [each for each in unexplained if not any(begin <= each <= end for begin, end in many)]
     shown = [
         span
         for made, span in zip(question.others, others, strict=True)

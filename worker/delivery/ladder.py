@@ -16,9 +16,9 @@ from worker.delivery.ambiguity import Doubt, Move, Step, climb
 from worker.delivery.deliveries import Attempt, Delivery, Later
 from worker.delivery.evidence import SLACK_S, LogSays, Made, Question, weigh
 from worker.delivery.gate import Gate, Permit
+from worker.delivery.left_behind import LeftBehind
 from worker.delivery.lookup import ActionsLog, Brought, Snapshot
 from worker.delivery.own_calls import Noted, OwnCalls, Was, has_sure_points, noted_of
-from worker.delivery.recent import Earlier
 from worker.delivery.schedule import DeliverySettings, is_used_up
 from worker.delivery.site_log import SiteLog
 from worker.gigya.actions_log import execution_times
@@ -65,7 +65,8 @@ class Ladder:
         self._settings = means.settings
         self._log = means.log
         self._own = OwnCalls(means.clock.monotonic_s())
-        self._earlier: dict[TopicPartition, Earlier] = {}
+        self._left = LeftBehind(self._own, means.log.site_time, means.clock)
+        self._earlier = self._left.earlier
         self._began_s = means.clock.monotonic_s()
         self._forbidden_until_s = -math.inf
 
@@ -75,6 +76,7 @@ class Ladder:
         """Note, before its first attempt, that an earlier process may have made this call."""
         since_s = self._since(delivery.partition)
         delivery.doubt = Doubt(failure, since_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
+        self._left.suspected(delivery)
         delivery.may_be_executed = True
 
     def doubted(self, attempt: Attempt, failure: Outcome) -> None:
@@ -89,8 +91,10 @@ class Ladder:
         doubt.ask_again(now_s, times=2)
         if _leaves_entries(delivery.call):
             # Until the log has told, and for ever where it cannot: a late copy has no end.
-            noted = noted_of(delivery.call, attempt.started_s, math.inf, Was.POSSIBLE)
+            noted = noted_of(delivery.call, delivery.partition, attempt.started_s, math.inf, Was.POSSIBLE)
+            noted.is_open = True
             doubt.attempts.append(self._own.add(noted, now_s))
+        self._left.doubted(delivery)
         delivery.may_be_executed = True
 
     def after_doubt(self, delivery: Delivery, later: Later) -> Outcome | Later:
@@ -119,7 +123,8 @@ class Ladder:
         if not _leaves_entries(attempt.delivery.call):
             return
         now_s = self._clock.monotonic_s()
-        self._own.add(noted_of(attempt.delivery.call, attempt.started_s, now_s, Was.CERTAIN), now_s)
+        delivery = attempt.delivery
+        self._own.add(noted_of(delivery.call, delivery.partition, attempt.started_s, now_s, Was.CERTAIN), now_s)
         if (doubt := attempt.delivery.doubt) is not None and doubt.says is LogSays.ABSENT:
             _set(doubt.attempts, Was.NOT)
 
@@ -134,6 +139,35 @@ class Ladder:
         now_s = self._clock.monotonic_s()
         doubt.ask_again(now_s, times=1 if doubt.says is LogSays.ABSENT else 2)
         return Later(reasons.ASKING_THE_LOG, self._look_in_s(delivery, doubt))
+
+    def begun(self, attempt: Attempt) -> None:
+        """Note that an attempt is about to be made."""
+        self._left.begun(attempt.delivery, attempt.started_s)
+
+    def ended(self, delivery: Delivery) -> None:
+        """Note that a call has ended, or that its last attempt was not executed."""
+        self._left.closed(delivery)
+        for noted in delivery.doubt.attempts if delivery.doubt is not None else ():
+            noted.is_open = False
+
+    # --- what one owner of a partition leaves behind for the next -----------------------------------------------
+
+    def left_behind(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
+        """Return what a commit of this watermark says of this site's calls, for `recall`: ASCII without spaces.
+
+        It is to be asked for in the same step as what the commit says of the records.
+        """
+        return self._left.note(partition, watermark, limit_characters)
+
+    def recall(
+        self, partition: TopicPartition, note: str, *, suspects_below: int = 0, ends_are_known: bool = False
+    ) -> None:
+        """Take up at an assignment what the owner before left behind, before a record is handed out.
+
+        Records below `suspects_below` may have calls that it has made; `ends_are_known` when it is known which calls
+        of unfinished records had ended.
+        """
+        self._left.recall(partition, note, suspects_below=suspects_below, ends_are_known=ends_are_known)
 
     # --- a turn of a call in doubt ------------------------------------------------------------------------------
 
@@ -213,20 +247,24 @@ class Ladder:
         self._count(how)
         if not maybe_executed and outcome.kind is not OutcomeKind.DELIVERED and delivery.doubt is not None:
             _set(delivery.doubt.attempts, Was.NOT)
+        self.ended(delivery)
         return replace(outcome, attempts=delivery.attempts, maybe_executed=maybe_executed)
 
     def _found(self, delivery: Delivery, doubt: Doubt) -> None:
         """Remember that the entry is this call's: it explains no other call."""
         now_s = self._clock.monotonic_s()
         if doubt.is_earlier:
-            to_monotonic_s = now_s - self._log.site_time.at(now_s)
-            from_s, until_s = self._span(delivery, doubt)
-            self._own.add(
-                noted_of(delivery.call, from_s + to_monotonic_s, until_s + to_monotonic_s, Was.CERTAIN), now_s
-            )
+            self._note_earlier(delivery, doubt, Was.CERTAIN)
         elif len(doubt.attempts) == 1:
             doubt.attempts[0].was = Was.CERTAIN
             doubt.attempts[0].until_s = now_s
+
+    def _note_earlier(self, delivery: Delivery, doubt: Doubt, was: Was) -> Noted:
+        now_s = self._clock.monotonic_s()
+        to_monotonic_s = now_s - self._log.site_time.at(now_s)
+        from_s, until_s = self._span(delivery, doubt)
+        span = (from_s + to_monotonic_s, until_s + to_monotonic_s)
+        return self._own.add(noted_of(delivery.call, delivery.partition, *span, was), now_s)
 
     # --- the log ------------------------------------------------------------------------------------------------
 
@@ -250,7 +288,7 @@ class Ladder:
                 self._means.lines.log_forbidden()
             self._forbidden_until_s = now_s + _FORBIDDEN_S
         elif brought is Brought.REFUSED:
-            self._undecided(doubt)
+            self._undecided(delivery, doubt)
         elif brought is Brought.THROTTLED:
             return Later("rate_limited", 0.0)
         elif brought is Brought.ENTRIES:
@@ -267,14 +305,19 @@ class Ladder:
         wait_s = self._means.pause(doubt.fruitless)
         doubt.fruitless += 1
         delivery.budget.age_s += wait_s  # its own time: else a log that is away would hold a user for ever
-        if doubt.unclear >= _UNCLEAR_AT_MOST or is_used_up(delivery.budget, self._settings):
-            self._undecided(doubt)
+        is_away = doubt.fruitless >= self._settings.attempts or doubt.unclear >= _UNCLEAR_AT_MOST
+        if is_away or is_used_up(delivery.budget, self._settings):
+            self._undecided(delivery, doubt)
             return None
         doubt.look_not_before_s = self._clock.monotonic_s() + wait_s
         return Later(reasons.ASKING_THE_LOG, wait_s)
 
-    def _undecided(self, doubt: Doubt) -> None:
+    def _undecided(self, delivery: Delivery, doubt: Doubt) -> None:
         doubt.says = LogSays.UNDECIDED
+        if doubt.is_earlier and _leaves_entries(delivery.call):
+            # The earlier process may have made it, more than once even: its entries must not be taken for others'.
+            noted = self._note_earlier(delivery, doubt, Was.POSSIBLE)
+            noted.is_many = True
         self._count("log_cannot_tell")
 
     def _read(self, delivery: Delivery, doubt: Doubt) -> None:
@@ -290,7 +333,7 @@ class Ladder:
         if says is LogSays.THERE:
             doubt.says = says
         elif settled and says is LogSays.UNDECIDED:
-            self._undecided(doubt)
+            self._undecided(delivery, doubt)
         elif len(settled) >= doubt.asks_needed and says is LogSays.ABSENT:
             doubt.says = says
             self._count("not_in_log")
@@ -311,7 +354,8 @@ class Ladder:
             for noted in self._own.like(call)
             if id(noted) not in mine and noted.from_s <= snapshot.taken_s
         ]
-        others += (made for earlier in self._earlier.values() for made in earlier.made_like(call))
+        is_head = self._left.is_head(delivery)
+        others += (made for earlier in self._earlier.values() for made in earlier.made_like(call, is_head=is_head))
         from_s, until_s = self._span(delivery, doubt)
         if not doubt.is_earlier:
             until_s = at(snapshot.taken_s)
@@ -390,4 +434,4 @@ def _set(attempts: Sequence[Noted], was: Was) -> None:
 
 def _made(noted: Noted, call: Call, at: Callable[[float], float]) -> Made:
     is_certain = noted.was is Was.CERTAIN and has_sure_points(noted, call)
-    return Made(at(noted.from_s), at(noted.until_s), is_certain)
+    return Made(at(noted.from_s), at(noted.until_s), is_certain, noted.is_many)

@@ -15,6 +15,8 @@ from worker.clock import Clock
 from worker.delivery.gate import Gate, Permit
 from worker.delivery.quota import QuotaState
 from worker.delivery.signer import Request, Signer
+from worker.delivery.site_state import State
+from worker.delivery.site_time import SiteTime
 from worker.delivery.standing import Standing
 from worker.delivery.transport import Transport
 from worker.gigya.actions_log import LogEntry, log_params, read_actions_log
@@ -31,28 +33,6 @@ _AHEAD_S = 3600.0
 _UNKNOWN_CLOCK_S = 86_400.0
 # Nothing a user does changes these: the key may not ask, or the method is gone.
 _MAY_NOT_ASK = frozenset((403000, 403007, 403036, 405001, 410000))
-
-
-class SiteTime:
-    """What time it is at the site, by its answers' Date headers and a clock of ours that nobody sets."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._ahead_s: float | None = None  # the site's Unix time minus our monotonic time
-
-    def heard(self, server_time_s: float, sent_s: float, received_s: float) -> None:
-        """Note a Date, of whole seconds: on average half a second older than the moment between the two times."""
-        self._ahead_s = server_time_s + 0.5 - (sent_s + received_s) / 2.0
-
-    @property
-    def is_known(self) -> bool:
-        return self._ahead_s is not None
-
-    def at(self, monotonic_s: float) -> float:
-        """Return the site's Unix time at a moment of ours; by our own clock as long as the site has not told."""
-        if self._ahead_s is None:
-            return self._clock.now_s() + (monotonic_s - self._clock.monotonic_s())
-        return self._ahead_s + monotonic_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +78,7 @@ class ActionsLog:
         self._standing = standing
         self._clock = clock
         self._metrics = metrics
+        self._was_silent = False
         self._snapshots: OrderedDict[str, tuple[Snapshot, ...]] = OrderedDict()
 
     def seen(self, uid: str) -> tuple[Snapshot, ...]:
@@ -155,9 +136,15 @@ class ActionsLog:
             self._gate.quota.throttled(permit.serial, now_s, retry_after_s)
             self._metrics.throttled.labels(self._site.name).inc()
         elif isinstance(answer, NoReply) or verdict.kind is VerdictKind.AMBIGUOUS:
+            self._was_silent = True
             self._standing.unanswered(uid, verdict)
         elif answer.error_code is not None:
-            self._standing.answered()
+            if self._was_silent:
+                # Only then does it show that the site is back: a log that answers all along says nothing of calls.
+                self._was_silent = False
+                self._standing.answered()
+            if self._gate.state.state is State.OUTAGE:
+                self._gate.state.hurry(now_s)  # what was to be the probe was this question: a call can follow at once
             if self._gate.quota.state is not QuotaState.STEADY:
                 self._gate.quota.accepted(permit.serial, now_s)
         self._gate.refresh()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from worker.gigya.calls import Call
+from worker.model import TopicPartition
 
 # Suspects are asked about within minutes after an assignment; until then what was made since must be remembered.
 KEPT_S = 600.0
@@ -30,6 +31,7 @@ class Was(Enum):
 class Noted:
     """One execution, or possible one. Times are monotonic."""
 
+    partition: TopicPartition
     user: str
     action: str
     points: int | None
@@ -37,26 +39,36 @@ class Noted:
     until_s: float
     was: Was
     noted_s: float = 0.0
+    is_open: bool = False  # its call has not ended
+    is_many: bool = False  # nobody knows how often
 
 
-def noted_of(call: Call, from_s: float, until_s: float, was: Was) -> Noted:
+def noted_of(call: Call, partition: TopicPartition, from_s: float, until_s: float, was: Was) -> Noted:
+    return Noted(partition, call.uid, call.params["action"], points_of(call), from_s, until_s, was)
+
+
+def points_of(call: Call) -> int | None:
+    """Return the points that a call sets; None where the site's configuration does."""
     points = call.params.get("points")
-    return Noted(call.uid, call.params["action"], int(points) if points else None, from_s, until_s, was)
+    return int(points) if points else None
 
 
 class OwnCalls:
     """The executions of one site's users. Used from one event loop."""
 
     def __init__(self, now_s: float) -> None:
+        self.began_s = now_s
         self.complete_from_s = now_s  # everything noted from here on is still known
         self._in_order: deque[Noted] = deque()
         self._by_user: dict[str, deque[Noted]] = {}
+        self._by_partition: dict[TopicPartition, deque[Noted]] = {}
 
     def add(self, noted: Noted, now_s: float) -> Noted:
         """Remember it; `was` may be changed later."""
         noted.noted_s = now_s
         self._in_order.append(noted)
         self._by_user.setdefault(noted.user, deque()).append(noted)
+        self._by_partition.setdefault(noted.partition, deque()).append(noted)
         oldest = self._in_order[0]
         while oldest.noted_s < now_s - KEPT_S or len(self._in_order) > KEPT_CALLS:
             self._drop(self._in_order.popleft())
@@ -65,11 +77,21 @@ class OwnCalls:
 
     def like(self, call: Call) -> Iterator[Noted]:
         """Yield what entries could come from that fit this call; itself, too, where it was noted."""
-        wanted = noted_of(call, 0.0, 0.0, Was.NOT)
+        action, points = call.params["action"], points_of(call)
         for noted in self._by_user.get(call.uid, ()):
-            has_these_points = wanted.points is None or noted.points is None or noted.points == wanted.points
-            if noted.action == wanted.action and has_these_points and noted.was is not Was.NOT:
+            has_these_points = points is None or noted.points is None or noted.points == points
+            if noted.action == action and has_these_points and noted.was is not Was.NOT:
                 yield noted
+
+    def ended_since(self, partition: TopicPartition, from_s: float) -> list[Noted]:
+        """Return what may have been executed after `from_s` for calls of a partition that have ended, oldest first."""
+        found = []
+        for noted in reversed(self._by_partition.get(partition, ())):
+            if noted.noted_s < from_s:
+                break
+            if not noted.is_open and noted.was is not Was.NOT and noted.until_s >= from_s:
+                found.append(noted)
+        return sorted(found, key=_until)
 
     def _drop(self, noted: Noted) -> None:
         self.complete_from_s = max(self.complete_from_s, noted.noted_s)
@@ -77,9 +99,17 @@ class OwnCalls:
         left.popleft()  # of a user's, too, it is the oldest
         if not left:
             del self._by_user[noted.user]
+        of_partition = self._by_partition[noted.partition]
+        of_partition.popleft()
+        if not of_partition:
+            del self._by_partition[noted.partition]
+
+
+def _until(noted: Noted) -> float:
+    return noted.until_s
 
 
 def has_sure_points(noted: Noted, call: Call) -> bool:
-    """Say whether the entry of what was made is among those that fit this call: their points may differ else."""
-    points = call.params.get("points")
-    return not points or noted.points == int(points)
+    """Say whether the entry of what was made is among those that fit this call: else its points may differ."""
+    points = points_of(call)
+    return points is None or noted.points == points

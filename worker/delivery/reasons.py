@@ -42,7 +42,7 @@ _ROWS = (
         ASKING_THE_LOG,
         VerdictKind.AMBIGUOUS,
         "The call may have been executed; Gigya's action log (gm.getActionsLog) is asked once it has settled.",
-        "Nothing to do. If it lasts, Gigya does not answer for the log; after give_up_after_s the policy decides.",
+        "Nothing to do. If it lasts, Gigya does not answer for the log; after some attempts the policy decides.",
     ),
     ReasonRow(
         FOUND_IN_LOG,

@@ -5,21 +5,24 @@ the next owner must know which entries of the user come from calls that are *don
 Of each call there are 42 bits, five characters of a hash of user and action and two of the points, in the commit's
 metadata:
 
-    r1.<until>.<from>.<first>.<kinds of calls that were executed>.<kinds of those that may have been>
+    r1.<until>.<from>.<first>.<kinds of calls that were executed>.<of those that may have been>.<of those in doubt>
 
 `until`: when it was written; `from`: all calls since then are listed; `first`: nothing that was unfinished at `until`
-was attempted earlier. Milliseconds, site time, base 36; 0 for not known.
+was attempted earlier. Milliseconds, site time, base 36; 0 for not known. A call in doubt at `until` may have been
+executed more than once by now; it is the first of its user that the next owner finds unfinished.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from worker.delivery.evidence import SLACK_S, Made
+from worker.delivery.own_calls import points_of
 from worker.gigya.calls import Call
 
 VERSION = "r1"
@@ -28,11 +31,11 @@ _USER_CHARACTERS = 5
 _POINTS_CHARACTERS = KIND_CHARACTERS - _USER_CHARACTERS
 _NO_POINTS = "__"
 # An attempt that ended at a moment was executed at most this long before; attempts time out sooner by default.
-_LONGEST_S = 30.0
+LONGEST_S = 30.0
 # So much of the past is needed that no clock error moves an entry of an unfinished call out of what is known.
 REACH_S = 2 * SLACK_S
 _TIME = r"\.([0-9a-z]{1,12})"
-_NOTE = re.compile(rf"{VERSION}{_TIME * 3}\.([\w-]*)\.([\w-]*)", re.ASCII)
+_NOTE = re.compile(rf"{VERSION}{_TIME * 3}\.([\w-]*)\.([\w-]*)\.([\w-]*)", re.ASCII)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -44,7 +47,8 @@ class Recent:
     known_from_s: float | None
     first_s: float | None
     executed: tuple[str, ...] = ()  # kinds, with repetitions
-    possible: tuple[str, ...] = ()
+    possible: tuple[str, ...] = ()  # each once, and nobody knows how often
+    in_doubt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Earlier:
     """What is known of the time before a partition was ours."""
 
     since_s: float  # monotonic: nobody else makes its calls since
+    suspects_below: int = 0  # offset: what lies below may have been made by the earlier owner
     recent: Recent | None = None
     # Whether it is known which calls of unfinished records had ended: else one of `executed` may be the suspect itself.
     ends_are_known: bool = False
@@ -64,25 +69,26 @@ class Earlier:
     def first_s(self) -> float | None:
         return self.recent.first_s if self.recent is not None else None
 
-    def made_like(self, call: Call) -> Iterator[Made]:
-        """Yield what entries could come from that fit this call."""
+    def made_like(self, call: Call, *, is_head: bool = False) -> Iterator[Made]:
+        """Yield what entries could come from that fit this call; `is_head`: it is the one that was in doubt."""
         recent = self.recent
         if recent is None or recent.known_from_s is None:
             return
-        wanted = kind_of(call)
-        from_s = recent.known_from_s - _LONGEST_S
-        for kinds, was_executed in ((recent.executed, self.ends_are_known), (recent.possible, False)):
-            for kind in kinds:
-                if fits(kind, wanted):
-                    is_certain = was_executed and (kind == wanted or wanted.endswith(_NO_POINTS))
-                    yield Made(from_s, recent.until_s, is_certain)
+        wanted = kind_of(call.uid, call.params["action"], points_of(call))
+        from_s = recent.known_from_s - LONGEST_S
+        for kind in recent.executed:
+            if fits(kind, wanted):
+                is_certain = self.ends_are_known and (kind == wanted or wanted.endswith(_NO_POINTS))
+                yield Made(from_s, recent.until_s, is_certain)
+        for kind in recent.possible if is_head and self.ends_are_known else recent.possible + recent.in_doubt:
+            if fits(kind, wanted):
+                yield Made(from_s, math.inf, is_certain=False, is_many=True)
 
 
-def kind_of(call: Call) -> str:
+def kind_of(user: str, action: str, points: int | None) -> str:
     """Return seven characters for user, action and points of a call."""
-    points = call.params.get("points")
-    who = _hash(f"{len(call.uid)}:{call.uid}{call.params['action']}")[:_USER_CHARACTERS]
-    return who + (_hash(str(int(points)))[:_POINTS_CHARACTERS] if points else _NO_POINTS)
+    who = _hash(f"{len(user)}:{user}{action}")[:_USER_CHARACTERS]
+    return who + (_NO_POINTS if points is None else _hash(str(points))[:_POINTS_CHARACTERS])
 
 
 def fits(kind: str, wanted: str) -> bool:
@@ -99,14 +105,15 @@ def encode(recent: Recent, limit_characters: int, known_from_s: Sequence[float] 
     """
     executed, start = recent.executed, recent.known_from_s
     head = _head(recent)
-    room = (limit_characters - len(head) - len(_number(start)) - 2) // KIND_CHARACTERS - len(recent.possible)
+    always = len(recent.possible) + len(recent.in_doubt)
+    room = (limit_characters - len(head) - len(_number(start))) // KIND_CHARACTERS - always
     if room < 0:
         return ""
     if (dropped := len(executed) - room) > 0:
         start = known_from_s[dropped - 1] if len(known_from_s) >= dropped else None
         executed = executed[dropped:]
     times = ".".join(_number(each) for each in (recent.until_s, start, recent.first_s))
-    return f"{VERSION}.{times}.{''.join(executed)}.{''.join(recent.possible)}"
+    return f"{VERSION}.{times}.{''.join(executed)}.{''.join(recent.possible)}.{''.join(recent.in_doubt)}"
 
 
 def decode(text: str) -> Recent | None:
@@ -115,14 +122,15 @@ def decode(text: str) -> Recent | None:
     if found is None:
         return None
     until_s, known_from_s, first_s = (_seconds(digits) for digits in found.groups()[:3])
-    executed, possible = found.group(4), found.group(5)
-    if until_s is None or len(executed) % KIND_CHARACTERS or len(possible) % KIND_CHARACTERS:
+    lists = found.groups()[3:]
+    if until_s is None or any(len(kinds) % KIND_CHARACTERS for kinds in lists):
         return None
-    return Recent(until_s, known_from_s, first_s, tuple(_cut(executed)), tuple(_cut(possible)))
+    executed, possible, in_doubt = (tuple(_cut(kinds)) for kinds in lists)
+    return Recent(until_s, known_from_s, first_s, executed, possible, in_doubt)
 
 
 def _head(recent: Recent) -> str:
-    return f"{VERSION}.{_number(recent.until_s)}..{_number(recent.first_s)}.."
+    return f"{VERSION}.{_number(recent.until_s)}..{_number(recent.first_s)}..."
 
 
 def _cut(kinds: str) -> Iterable[str]:

@@ -20,7 +20,7 @@ from worker.delivery.ambiguity import Move, needs_harmless_probes
 from worker.delivery.deliveries import Attempt, Delivery, Later
 from worker.delivery.gate import Gate, Permit
 from worker.delivery.ladder import Ladder, Means, Turn
-from worker.delivery.lookup import ActionsLog, SiteTime
+from worker.delivery.lookup import ActionsLog
 from worker.delivery.nonces import nonce_of
 from worker.delivery.outcomes import SiteStatus, backoff_of, outcome_of
 from worker.delivery.publishing import (
@@ -45,6 +45,7 @@ from worker.delivery.signer import Signer
 from worker.delivery.site_clock import SiteClock
 from worker.delivery.site_log import SiteLog
 from worker.delivery.site_state import Probe, SiteState
+from worker.delivery.site_time import SiteTime
 from worker.delivery.standing import Standing
 from worker.delivery.transport import Transport
 from worker.gigya.authorization import AnyCredentials
@@ -106,7 +107,7 @@ class Sender:
             log=self._log,
         )
         self._site_time = SiteTime(clock)
-        self._ladder = self._make_ladder()
+        self.ladder = self._make_ladder()  # public: commits carry what it leaves behind
         self._run_and_group = (run, group)
         self._in_flight = 0
         self._requests_written = 0
@@ -206,11 +207,12 @@ class Sender:
         """Make exactly one attempt; the permit is used up or given back, whatever happens."""
         unsent = self._without_request(delivery, permit)
         if unsent is Move.ASK_LOG:
-            return await self._ladder.ask(delivery, permit)
+            return await self.ladder.ask(delivery, permit)
         if unsent is not None:
             self._gate.give_back(permit)
             return unsent
         attempt = self._begin(delivery, permit)
+        self.ladder.begun(attempt)
         self._in_flight += 1
         try:
             request = attempt.request
@@ -223,6 +225,8 @@ class Sender:
             return self._judge(attempt, answer)
         finally:
             self._in_flight -= 1
+            if delivery.doubt is None:
+                self.ladder.ended(delivery)
             self._gate.ended(permit, was_written=attempt.is_written)
 
     # --- before the request -------------------------------------------------------------------------------------
@@ -240,9 +244,9 @@ class Sender:
                 return Later(reasons.STOPPED, None)
         if delivery.suspect and not delivery.attempts and delivery.doubt is None:
             delivery.may_be_executed = True
-            self._ladder.suspect(delivery, outcome_of(delivery, OutcomeKind.FAILED, reasons.SUSPECT))
+            self.ladder.suspect(delivery, outcome_of(delivery, OutcomeKind.FAILED, reasons.SUSPECT))
         if delivery.doubt is not None:
-            return self._ladder.decide(delivery)
+            return self.ladder.decide(delivery)
         stale_at_s = delivery.call.stale_at_s
         if stale_at_s is not None and self._clock.now_s() > stale_at_s:
             return self._ended(delivery, outcome_of(delivery, OutcomeKind.STALE, reasons.STALE))
@@ -268,7 +272,7 @@ class Sender:
             return False
         if attempt.delivery.may_be_executed or attempt.delivery.doubt is not None:
             # Said before the first byte: a counter dies with the process, and so would a line that comes later.
-            self._ladder.resent(attempt.delivery)
+            self.ladder.resent(attempt.delivery)
         attempt.is_written = True
         self._requests_written += 1
         self._gate.written(attempt.permit)
@@ -291,7 +295,7 @@ class Sender:
         delivery = attempt.delivery
         match verdict.kind:
             case VerdictKind.OK:
-                self._ladder.delivered(attempt)
+                self.ladder.delivered(attempt)
                 if not is_outdated:  # that the old key was accepted proves nothing for the new one
                     self._standing.succeeded(attempt)
                 return self._accepted(attempt, verdict, answer)
@@ -400,7 +404,7 @@ class Sender:
             if self._site_clock.offset_s != offset_s:
                 self._log.clock_corrected(self._site_clock.offset_s)
         elif self._signer.nonces_are_known:
-            self._ladder.arrived(delivery, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
+            self.ladder.arrived(delivery, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
         delivery.resigns += 1
         if delivery.resigns == 1 or self._state.trouble is not None:
             return Later(verdict.reason, 0.0)
@@ -418,11 +422,11 @@ class Sender:
     def _ambiguous(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
         delivery = attempt.delivery
         delivery.may_be_executed = True
-        self._ladder.doubted(attempt, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
+        self.ladder.doubted(attempt, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
         later = self._again(attempt, verdict, answer, OWN_FAULT)
         if isinstance(later, Outcome) or self._state.trouble is not None:
             return later
-        return self._ladder.after_doubt(delivery, later)
+        return self.ladder.after_doubt(delivery, later)
 
     def _by_policy(self, delivery: Delivery, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later | None:
         """Return how a publish ends that some network may have taken; None: it is sent again."""
@@ -456,7 +460,10 @@ class Sender:
     def _ended(self, delivery: Delivery, outcome: Outcome) -> Outcome | Later:
         """End a call; where an earlier attempt may have been executed, the log has the last word on a refusal."""
         self._standing.forget(delivery)
-        return self._ladder.before_end(delivery, outcome) or outcome
+        later = self.ladder.before_end(delivery, outcome)
+        if later is None:
+            self.ladder.ended(delivery)
+        return later or outcome
 
     # --- small parts --------------------------------------------------------------------------------------------
 

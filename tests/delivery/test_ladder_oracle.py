@@ -1,0 +1,305 @@
+"""Random schedules of everything that can go wrong, judged by a server that knows what it has executed.
+
+A process makes the calls of a few users who repeat themselves, dies at any moment, and another goes on from the last
+commit. Whatever the server remembers of nonces: no call that counts as delivered is lost, and none is executed twice
+but by resends that the log lines own up to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tests.delivery.fakes import TIMEOUT, Answer, reply
+from worker.clock import ManualClock
+from worker.delivery.schedule import DeliverySettings
+from worker.delivery.sender import Delivery, Sender
+from worker.gigya.calls import NOTIFY_ACTION, Call
+from worker.gigya.signing import Credentials
+from worker.gigya.sites import Site
+from worker.metrics import Metrics
+from worker.model import CallName, Outcome, OutcomeKind, TopicPartition
+
+PARTITION = TopicPartition("t", 0)
+TROUBLES = ("lost_before", "lost_after", "late", "error_before", "error_after", "throttled", "busy")
+
+
+@dataclass
+class Rough:
+    """How rough the world is in one run."""
+
+    retention_s: float | None  # of nonces; None: for ever
+    burns_before_refusals: bool
+    trouble: float  # share of requests
+    crash_every_s: float
+    log_delay_s: float
+    offset_s: float  # the server's clock minus ours
+    others_write: bool = False
+    calls: int = 40
+    users: int = 3
+    daily_cap: int = 1000
+
+
+@dataclass
+class Server:
+    """The API: executes, remembers, forgets, and loses answers. Fulfils the contract of `Transport`."""
+
+    clock: ManualClock
+    rng: random.Random
+    rough: Rough
+    executed: Counter[int] = field(default_factory=Counter)  # by event
+    log: dict[str, list[tuple[float, float, str, int]]] = field(default_factory=lambda: defaultdict(list))
+    done: Counter[tuple[str, str]] = field(default_factory=Counter)
+    nonces: dict[str, float] = field(default_factory=dict)
+
+    async def post(
+        self, url: str, body: bytes, *, authorization: str = "", before_write: Callable[[], bool] | None = None
+    ) -> Answer:
+        assert before_write is None or before_write()
+        params = dict(parse_qsl(body.decode()))
+        trouble = self.rng.choice(TROUBLES) if self.rng.random() < self.rough.trouble else ""
+        # What the server does goes on when its client is gone.
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        wait_s = self.rng.uniform(0.01, 0.2)
+        serve = self._read if url.endswith("getActionsLog") else self._notify
+        self.clock.call_later(wait_s, lambda: serve(params, trouble, answer))
+        return await answer
+
+    def _now_s(self) -> float:
+        return self.clock.now_s() + self.rough.offset_s
+
+    def _tell(self, answer: asyncio.Future[Answer], told: Answer, after_s: float = 0.0) -> None:
+        def tell() -> None:
+            if not answer.done():
+                answer.set_result(told)
+
+        self.clock.call_later(after_s, tell)
+
+    def _reply(self, code: int, **more: object) -> Answer:
+        return reply(code, date_s=float(int(self._now_s())), **more)
+
+    def _knows(self, nonce: str) -> bool:
+        burnt_s = self.nonces.get(nonce)
+        kept_s = self.rough.retention_s
+        return burnt_s is not None and (kept_s is None or self.clock.monotonic_s() - burnt_s < kept_s)
+
+    def _notify(self, params: dict[str, str], trouble: str, answer: asyncio.Future[Answer]) -> None:
+        if trouble == "lost_before":
+            return self._tell(answer, TIMEOUT, 10.0)
+        if self._knows(params["nonce"]):
+            return self._tell(answer, self._reply(403004))
+        if self.rough.burns_before_refusals:
+            self.nonces[params["nonce"]] = self.clock.monotonic_s()
+        if refusal := {"throttled": 403048, "busy": 409030, "error_before": 500001}.get(trouble):
+            return self._tell(answer, self._reply(refusal))
+        if self.done[params["UID"], params["action"]] >= self.rough.daily_cap:
+            return self._tell(answer, self._reply(400124))
+        if trouble == "late":
+            self.clock.call_later(9.0, lambda: self._execute_late(params))
+            return self._tell(answer, TIMEOUT, 10.0)
+        self._execute(params)
+        if trouble == "lost_after":
+            return self._tell(answer, TIMEOUT, 10.0)
+        return self._tell(answer, self._reply(500001 if trouble == "error_after" else 0))
+
+    def _execute_late(self, params: dict[str, str]) -> None:
+        """Execute long after the client may have died: nobody can tell without a memory of nonces."""
+        if self.rough.retention_s == 0.0:
+            return
+        if self.rough.burns_before_refusals or not self._knows(params["nonce"]):
+            self._execute(params)
+
+    def _execute(self, params: dict[str, str]) -> None:
+        self.nonces[params["nonce"]] = self.clock.monotonic_s()
+        self.executed[orjson.loads(params["context"])["eventId"]] += 1
+        self.write(params["UID"], params["action"], int(params.get("points", 5)))
+
+    def write(self, uid: str, action: str, points: int) -> None:
+        self.done[uid, action] += 1
+        shown_s = self.clock.monotonic_s() + self.rough.log_delay_s
+        self.log[uid].append((self._now_s(), shown_s, action, points))
+
+    def _read(self, params: dict[str, str], trouble: str, answer: asyncio.Future[Answer]) -> None:
+        if trouble in ("lost_before", "lost_after", "late"):
+            return self._tell(answer, TIMEOUT, 10.0)
+        if refusal := {"throttled": 403048, "error_before": 500001}.get(trouble):
+            return self._tell(answer, self._reply(refusal))
+        begin, end = int(params["startTime"]), int(params["endTime"])
+        entries = [
+            {"time": int(time_s), "actionID": action, "points": points, "challengeID": challenge}
+            for time_s, shown_s, action, points in self.log[params["UID"]]
+            if shown_s <= self.clock.monotonic_s() and begin <= int(time_s) <= end
+            for challenge in ("_default", "weekly")
+        ]
+        return self._tell(answer, self._reply(0, actions=entries))
+
+
+@dataclass
+class Commit:
+    done: frozenset[int] = frozenset()
+    note: str = ""
+    suspects_below: int = 0
+
+
+class Process:
+    """One owner of the partition, from the last commit until it dies."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        clock, rng = world.clock, world.rng
+        fresh = itertools.count(rng.randrange(10**12))
+        self.sender = Sender(
+            site=Site("main", "3_key", domain="d", quota_per_s=None, other_writers=world.rough.others_write),
+            credentials=Credentials("3_key", "user", b"secret"),
+            settings=DeliverySettings(),
+            transport=world.server,
+            clock=clock,
+            rng=rng,
+            nonce=lambda: f"fresh{next(fresh)}",
+            metrics=Metrics(),
+            mark=lambda uid: uid,
+            group="g",
+        )
+        commit = world.commit
+        self.sender.ladder.recall(PARTITION, commit.note, suspects_below=commit.suspects_below, ends_are_known=True)
+        self.ended = set(commit.done)
+        lanes: dict[str, deque[Delivery]] = defaultdict(deque)
+        for call, offset, timestamp_ms in world.calls:
+            if offset not in self.ended:
+                is_suspect = offset < commit.suspects_below
+                lanes[call.uid].append(Delivery(call, PARTITION, offset, timestamp_ms, is_suspect))
+        self.tasks = [asyncio.ensure_future(self._run(lane)) for lane in lanes.values()]
+        self.tasks.append(asyncio.ensure_future(self.sender.run()))
+        self.tasks.append(asyncio.ensure_future(self._commit()))
+
+    @property
+    def has_ended(self) -> bool:
+        return len(self.ended) == len(self._world.calls)
+
+    async def _run(self, lane: deque[Delivery]) -> None:
+        clock = self._world.clock
+        while lane:
+            delivery = lane[0]
+            await clock.sleep(max(0.0, self._world.due_s[delivery.offset] - clock.monotonic_s()))
+            result = await self.sender.attempt(delivery, await self.sender.admit())
+            if isinstance(result, Outcome):
+                self.ended.add(delivery.offset)
+                self._world.outcomes[delivery.offset].append(result)
+                lane.popleft()
+            else:
+                assert result.wait_s is not None
+                await clock.sleep(result.wait_s)
+
+    async def _commit(self) -> None:
+        world = self._world
+        while True:
+            # The horizon: beyond it no call is attempted before a commit; here all calls are below it.
+            watermark = min((o for _, o, _ in world.calls if o not in self.ended), default=len(world.calls))
+            note = self.sender.ladder.left_behind(PARTITION, watermark, 3000)
+            world.commit = Commit(frozenset(self.ended), note, len(world.calls))
+            await world.clock.sleep(1.0)
+
+    async def die(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+class World:
+    def __init__(self, seed: int, rough: Rough) -> None:
+        self.rng = random.Random(seed)
+        self.rough = rough
+        self.clock = ManualClock()
+        self.server = Server(self.clock, self.rng, rough)
+        self.commit = Commit()
+        self.outcomes: dict[int, list[Outcome]] = defaultdict(list)
+        self.calls: list[tuple[Call, int, int]] = []
+        self.due_s: dict[int, float] = {}
+        for offset in range(rough.calls):
+            uid, action = f"u{self.rng.randrange(rough.users)}", self.rng.choice(("watched", "watched", "shared"))
+            params = {"UID": uid, "action": action, "context": f'{{"eventId":{offset}}}'}
+            if self.rng.random() < 0.3:
+                params["points"] = self.rng.choice(("5", "20"))
+            call = Call(NOTIFY_ACTION, "main", uid, params, CallName(0, "rule"))
+            self.due_s[offset] = self.clock.monotonic_s() + offset * 0.3
+            self.calls.append((call, offset, int((self.clock.now_s() + offset * 0.3) * 1000)))
+
+    async def run(self) -> None:
+        process = Process(self)
+        ends_s = self.clock.monotonic_s() + 3600.0
+        next_crash_s = self.rng.expovariate(1 / self.rough.crash_every_s) + self.clock.monotonic_s()
+        crashes = 0
+        while not process.has_ended:
+            assert self.clock.monotonic_s() < ends_s, "no end"
+            step_s = self.rng.uniform(0.05, 0.5)
+            await self.clock.advance(step_s)
+            if self.rough.others_write and self.rng.random() < 0.2:
+                self.server.write(f"u{self.rng.randrange(self.rough.users)}", "watched", 5)
+            if self.clock.monotonic_s() >= next_crash_s and crashes < 8:
+                crashes += 1
+                await process.die()
+                await self.clock.advance(self.rng.uniform(0.3, 8.0))
+                process = Process(self)
+                next_crash_s = self.clock.monotonic_s() + self.rng.expovariate(1 / self.rough.crash_every_s)
+        await process.die()
+        await self.clock.advance(20.0)
+
+
+def judge(seed: int, rough: Rough) -> Counter[str]:
+    """Run a world, assert what must hold, and return what happened."""
+
+    async def live() -> World:
+        world = World(seed, rough)
+        await world.run()
+        return world
+
+    with capture_logs() as lines:
+        world = asyncio.run(live())
+    resent = Counter(
+        line["offset"] for line in lines if line["event"] == "call.resent_after_ambiguity" and line["step"] > 1
+    )
+    counts: Counter[str] = Counter()
+    for call, offset, _ in world.calls:
+        times = world.server.executed[offset]
+        kinds = {outcome.kind for outcome in world.outcomes[offset]}
+        assert kinds, f"{offset} never ended"
+        if OutcomeKind.DELIVERED in kinds:
+            assert times, f"{offset} of {call.uid} is lost"
+        else:
+            assert kinds == {OutcomeKind.CAPPED}
+        assert times <= 1 + resent[offset], (
+            f"{offset} of {call.uid} {dict(call.params)}: {times} times, {resent[offset]}"
+        )
+        counts["twice"] += times > 1
+    counts["resent"] = sum(resent.values())
+    counts["cleared"] = sum(line.get("step") == 1 for line in lines)
+    return counts
+
+
+def roughness(draw: st.DrawFn) -> Rough:
+    return Rough(
+        retention_s=draw(st.sampled_from((0.0, 30.0, None))),
+        burns_before_refusals=draw(st.booleans()),
+        trouble=draw(st.sampled_from((0.0, 0.1, 0.3))),
+        crash_every_s=draw(st.sampled_from((1.0, 4.0, 1e9))),
+        log_delay_s=draw(st.sampled_from((0.0, 1.0, 1.8))),
+        offset_s=draw(st.sampled_from((0.0, -300.0, 40.0))),
+        others_write=draw(st.booleans()),
+        daily_cap=draw(st.sampled_from((1000, 4))),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**9), st.composite(roughness)())
+def test_nothing_is_lost_and_nothing_is_done_twice_unsaid(seed: int, rough: Rough) -> None:
+    judge(seed, rough)

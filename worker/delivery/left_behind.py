@@ -1,0 +1,141 @@
+"""Keeps what the next owner of a partition needs to know of this site's calls, and what the one before left.
+
+`recent.py` says what that is, and why.
+"""
+
+from __future__ import annotations
+
+import math
+
+from worker.clock import Clock
+from worker.delivery.deliveries import Delivery
+from worker.delivery.own_calls import Noted, OwnCalls, Was, points_of
+from worker.delivery.recent import LONGEST_S, REACH_S, Earlier, Recent, decode, encode, kind_of
+from worker.delivery.site_time import SiteTime
+from worker.gigya.calls import Settles
+from worker.model import TopicPartition
+
+
+class LeftBehind:
+    """What is under way, partition by partition. Used from one event loop."""
+
+    def __init__(self, own: OwnCalls, site_time: SiteTime, clock: Clock) -> None:
+        self.earlier: dict[TopicPartition, Earlier] = {}
+        self._own = own
+        self._site_time = site_time
+        self._clock = clock
+        self._open: dict[TopicPartition, dict[Delivery, float]] = {}
+        self._changed: set[TopicPartition] = set()
+        self._heads: dict[tuple[TopicPartition, str], Delivery] = {}
+        self._notes: dict[TopicPartition, tuple[bool, str]] = {}
+
+    def begun(self, delivery: Delivery, started_s: float) -> None:
+        """Note that from here on a call may be executed (monotonic)."""
+        self._open.setdefault(delivery.partition, {}).setdefault(delivery, started_s)
+        self._changed.add(delivery.partition)
+
+    def closed(self, delivery: Delivery) -> None:
+        """Note that it is known what became of a call."""
+        if self._open.get(delivery.partition, {}).pop(delivery, None) is not None:
+            self._changed.add(delivery.partition)
+
+    def doubted(self, delivery: Delivery) -> None:
+        """Note that a call is in doubt; it is in the next note."""
+        self._changed.add(delivery.partition)
+
+    def suspected(self, delivery: Delivery) -> None:
+        """Note a suspect. The first of its user is the one that was in doubt, if one was: a lane has one head."""
+        self._heads.setdefault((delivery.partition, delivery.call.uid), delivery)
+
+    def is_head(self, delivery: Delivery) -> bool:
+        return self._heads.get((delivery.partition, delivery.call.uid)) is delivery
+
+    def recall(self, partition: TopicPartition, note: str, *, suspects_below: int, ends_are_known: bool) -> None:
+        """Begin a new assignment. What an earlier one of ours had under way is among the suspects, or is done."""
+        now_s = self._clock.monotonic_s()
+        self.earlier[partition] = Earlier(now_s, suspects_below, decode(note), ends_are_known)
+        self._open.pop(partition, None)
+        self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
+        self._changed.add(partition)
+
+    def note(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
+        """Return what to leave behind. The same as last time where nothing has happened since: then it holds still."""
+        earlier = self.earlier.get(partition)
+        has_suspects = earlier is not None and watermark < earlier.suspects_below
+        before = self._notes.get(partition)
+        if partition in self._changed or before is None or before[0] != has_suspects:
+            self._changed.discard(partition)
+            before = (has_suspects, self._written(partition, has_suspects, limit_characters))
+            self._notes[partition] = before
+        return before[1]
+
+    def _written(self, partition: TopicPartition, has_suspects: bool, limit_characters: int) -> str:
+        if not self._site_time.is_known:
+            return ""  # no answer so far: nothing to tell, and no time to tell it in
+        at, now_s = self._site_time.at, self._clock.monotonic_s()
+        earlier = self.earlier.get(partition) or Earlier(self._own.began_s)
+        first_s: float | None = min([at(now_s), *map(at, self._open.get(partition, {}).values())])
+        if has_suspects:
+            # Until all of them are settled, one may be as old as it was for us.
+            first_s = None if earlier.first_s is None else min(first_s or math.inf, earlier.first_s)
+        from_s = max(earlier.since_s, self._own.complete_from_s)
+        needed_s = at(from_s) if first_s is None else first_s - REACH_S
+        if earlier.known_from_s is not None and needed_s < at(from_s) and self._own.complete_from_s <= earlier.since_s:
+            return self._with_earlier(partition, earlier, first_s, limit_characters)
+        known_from_s = max(needed_s, at(from_s))
+        own = self._own.ended_since(partition, from_s + known_from_s - at(from_s))
+        return self._encoded(partition, own, Recent(at(now_s), known_from_s, first_s), limit_characters)
+
+    def _with_earlier(
+        self, partition: TopicPartition, earlier: Earlier, first_s: float | None, limit_characters: int
+    ) -> str:
+        """Hand on what the owner before had left, and add what we have made."""
+        recent = earlier.recent
+        assert recent is not None  # noqa: S101  # its `known_from_s` was there
+        handed = Recent(
+            self._site_time.at(self._clock.monotonic_s()),
+            recent.known_from_s,
+            first_s,
+            recent.executed if earlier.ends_are_known else (),
+            (*recent.possible, *recent.in_doubt, *(() if earlier.ends_are_known else recent.executed)),
+        )
+        own = self._own.ended_since(partition, earlier.since_s)
+        return self._encoded(partition, own, handed, limit_characters, handed_until_s=recent.until_s)
+
+    def _encoded(
+        self,
+        partition: TopicPartition,
+        own: list[Noted],
+        recent: Recent,
+        limit_characters: int,
+        *,
+        handed_until_s: float = 0.0,
+    ) -> str:
+        at = self._site_time.at
+        executed, times = list(recent.executed), [handed_until_s] * len(recent.executed)
+        possible = list(recent.possible)
+        for noted in own:
+            kind = kind_of(noted.user, noted.action, noted.points)
+            is_within = recent.known_from_s is not None and at(noted.from_s) >= recent.known_from_s - LONGEST_S
+            if noted.was is Was.CERTAIN and is_within:
+                executed.append(kind)
+                times.append(at(noted.until_s))
+            else:
+                possible.append(kind)
+        whole = Recent(
+            recent.until_s,
+            recent.known_from_s,
+            recent.first_s,
+            tuple(executed),
+            tuple(dict.fromkeys(possible)),
+            tuple(_kind(each) for each in self._open.get(partition, {}) if each.doubt is not None and _is_logged(each)),
+        )
+        return encode(whole, limit_characters, times)
+
+
+def _is_logged(delivery: Delivery) -> bool:
+    return delivery.call.method.settles is Settles.ACTIONS_LOG
+
+
+def _kind(delivery: Delivery) -> str:
+    return kind_of(delivery.call.uid, delivery.call.params["action"], points_of(delivery.call))
