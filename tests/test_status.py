@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.delivery.fakes import make_scene, reply
+from tests.delivery.fakes import BAD_GATEWAY, OK, make_scene, reply
 from worker.control import Pause, Who
+from worker.gigya.calls import PUBLISH_USER_ACTION
 from worker.metrics import Metrics
 from worker.status import WorkerView
 
@@ -100,3 +101,15 @@ async def test_the_status_tells_that_the_days_limit_is_reached() -> None:
     await scene.stop()
 
     assert view_of(scene.sender).status()["gates"]["main"]["quota"] == "exhausted"
+
+
+async def test_a_host_that_is_away_alone_is_named_and_makes_the_site_unready() -> None:
+    scene = make_scene(lambda request: BAD_GATEWAY if request.method.startswith("socialize") else OK)
+    for number in range(5):
+        await scene.once(scene.delivery(f"p{number}", method=PUBLISH_USER_ACTION))
+        await scene.once(scene.delivery(f"u{number}"))
+    answer = view_of(scene.sender).readyz()
+    part = answer["site:main"]
+    assert (answer["ready"], part["state"], part["hosts"]) == (False, "outage", ["socialize"])
+    assert part["remedy"]
+    assert view_of(scene.sender).status()["gates"]["main"]["hosts"] == ["socialize"]

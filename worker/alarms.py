@@ -72,8 +72,9 @@ class Alarms:
             status = sender.status()
             metrics.paused.labels(name).set(1 if status.is_paused else 0)
             metrics.quota_share.labels(name).set(shares.get(name, -1))
+            shown = State.OUTAGE if status.state is State.OPEN and status.away else status.state
             for state in State:
-                metrics.site_state.labels(name, state.value).set(1 if state is status.state else 0)
+                metrics.site_state.labels(name, state.value).set(1 if state is shown else 0)
 
     def _set_ledger(self) -> None:
         unfinished = {progress.partition: len(progress.unfinished) for progress in self._offsets}

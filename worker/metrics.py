@@ -128,7 +128,10 @@ class Metrics:
         self.stuck = self._gauge("stuck", "1 while the progress watchdog finds the worker stuck; /livez then fails.")
         self.paused = self._gauge("paused", "1 while an operator has paused the site.", "site")
         self.site_state = self._gauge(
-            "site_state", "1 for the state the site is in, 0 for the others: open, outage, stopped.", "site", "state"
+            "site_state",
+            "1 for the state the site is in, 0 for the others: open, outage (also of one host), stopped.",
+            "site",
+            "state",
         )
         self.lease_margin_s = self._gauge(
             "lease_margin_seconds",

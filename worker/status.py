@@ -223,6 +223,15 @@ def _site_part(status: SiteStatus, pause: Pause | None) -> dict[str, Json]:
     if pause is not None and status.state is State.OPEN:
         return {"state": "paused", **_pause_part(status.site, pause)}
     part: dict[str, Json] = {"state": status.state.value}
+    if status.state is State.OPEN and status.away:
+        first = status.away[0]
+        part = {
+            "state": State.OUTAGE.value,
+            "hosts": sorted(trouble.host for trouble in status.away),  # only these; calls to the others go on
+            "reason": first.reason,
+            "since": _time_text(first.since_unix_s),
+            "remedy": first.remedy,
+        }
     if pause is not None:
         part["paused"] = _pause_part(status.site, pause)
     if status.reason:

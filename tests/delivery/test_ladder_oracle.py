@@ -71,7 +71,9 @@ class Server:
         # What the server does goes on when its client is gone.
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         wait_s = self.rng.uniform(0.01, 0.2)
-        serve = self._read if url.endswith("getActionsLog") else self._notify
+        serve = {"gm.getActionsLog": self._read, "gm.getActionConfig": self._config}.get(
+            url.rsplit("/", 1)[-1], self._notify
+        )
         self.clock.call_later(wait_s, lambda: serve(params, trouble, answer))
         return await answer
 
@@ -92,6 +94,9 @@ class Server:
         burnt_s = self.nonces.get(nonce)
         kept_s = self.rough.retention_s
         return burnt_s is not None and (kept_s is None or self.clock.monotonic_s() - burnt_s < kept_s)
+
+    def _config(self, params: dict[str, str], trouble: str, answer: asyncio.Future[Answer]) -> None:
+        self._tell(answer, TIMEOUT if trouble == "lost_before" else self._reply(0))
 
     def _notify(self, params: dict[str, str], trouble: str, answer: asyncio.Future[Answer]) -> None:
         if trouble == "lost_before":

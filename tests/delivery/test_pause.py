@@ -71,6 +71,7 @@ async def test_held_calls_are_decided_or_stop_the_site_after_a_pause_as_before_i
 
 async def test_an_outage_is_not_probed_in_a_pause() -> None:
     scene = make_scene(TIMEOUT)
+    scene.transport.log = None
     scene.start()
     scene.add(*USERS)
     await scene.advance(5.0)

@@ -6,6 +6,7 @@ A call in doubt stays at the head of its lane. Each of its turns is either one q
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -19,10 +20,14 @@ from worker.delivery.gate import Gate, Permit
 from worker.delivery.left_behind import LeftBehind
 from worker.delivery.lookup import ActionsLog, Brought, Snapshot
 from worker.delivery.own_calls import Noted, OwnCalls, Was, has_sure_points, noted_of
-from worker.delivery.schedule import DeliverySettings, is_used_up
+from worker.delivery.schedule import LOG_AWAY, DeliverySettings, is_used_up, pause_s
+from worker.delivery.signer import Signer
 from worker.delivery.site_log import SiteLog
+from worker.delivery.site_time import SiteTime
+from worker.delivery.standing import Standing
+from worker.delivery.transport import Transport
 from worker.gigya.actions_log import execution_times
-from worker.gigya.calls import Call, Settles
+from worker.gigya.calls import GET_ACTIONS_LOG, Call, Settles
 from worker.gigya.sites import Site
 from worker.metrics import Metrics
 from worker.model import Outcome, OutcomeKind, TopicPartition
@@ -282,7 +287,7 @@ class Ladder:
 
     def _after_look(self, delivery: Delivery, doubt: Doubt, brought: Brought) -> Later | None:
         now_s = self._clock.monotonic_s()
-        trouble = self._means.gate.state.trouble
+        trouble = self._means.gate.state.trouble_of(GET_ACTIONS_LOG.host_prefix)
         if brought is Brought.FORBIDDEN:
             if now_s >= self._forbidden_until_s:
                 self._means.lines.log_forbidden()
@@ -435,3 +440,42 @@ def _set(attempts: Sequence[Noted], was: Was) -> None:
 def _made(noted: Noted, call: Call, at: Callable[[float], float]) -> Made:
     is_certain = noted.was is Was.CERTAIN and has_sure_points(noted, call)
     return Made(at(noted.from_s), at(noted.until_s), is_certain, noted.is_many)
+
+
+def ladder_of(
+    *,
+    site: Site,
+    settings: DeliverySettings,
+    gate: Gate,
+    signer: Signer,
+    standing: Standing,
+    transport: Transport,
+    clock: Clock,
+    rng: random.Random,
+    metrics: Metrics,
+    lines: SiteLog,
+    site_time: SiteTime,
+) -> Ladder:
+    """Return the ladder of one site with what it works with."""
+    log = ActionsLog(
+        site=site,
+        gate=gate,
+        signer=signer,
+        transport=transport,
+        standing=standing,
+        clock=clock,
+        metrics=metrics,
+        site_time=site_time,
+    )
+    means = Means(
+        site=site,
+        settings=settings,
+        gate=gate,
+        log=log,
+        clock=clock,
+        metrics=metrics,
+        lines=lines,
+        pause=lambda pauses: pause_s(LOG_AWAY, pauses, rng),
+        nonces_are_known=lambda: signer.nonces_are_known,
+    )
+    return Ladder(means)

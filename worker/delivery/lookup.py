@@ -137,14 +137,15 @@ class ActionsLog:
             self._metrics.throttled.labels(self._site.name).inc()
         elif isinstance(answer, NoReply) or verdict.kind is VerdictKind.AMBIGUOUS:
             self._was_silent = True
-            self._standing.unanswered(uid, verdict)
+            self._standing.unanswered(GET_ACTIONS_LOG, uid, verdict)
         elif answer.error_code is not None:
             if self._was_silent:
                 # Only then does it show that the site is back: a log that answers all along says nothing of calls.
                 self._was_silent = False
-                self._standing.answered()
+                self._standing.answered(GET_ACTIONS_LOG)
             if self._gate.state.state is State.OUTAGE:
                 self._gate.state.hurry(now_s)  # what was to be the probe was this question: a call can follow at once
+            self._gate.state.hurry_host(GET_ACTIONS_LOG.host_prefix)
             if self._gate.quota.state is not QuotaState.STEADY:
                 self._gate.quota.accepted(permit.serial, now_s)
         self._gate.refresh()

@@ -9,7 +9,7 @@ from worker.delivery.deliveries import Delivery
 from worker.delivery.publishing import told
 from worker.delivery.quota import QuotaState
 from worker.delivery.schedule import BUSY_USER, NOT_ARRIVED, OWN_FAULT, Backoff
-from worker.delivery.site_state import State
+from worker.delivery.site_state import State, Trouble
 from worker.gigya.replies import NoReply, Reply, Verdict, safe_text
 from worker.model import Outcome, OutcomeKind
 
@@ -30,6 +30,7 @@ class SiteStatus:
     clock_offset_s: float  # the site's clock minus ours, as last measured
     is_paused: bool = False  # by an operator
     permit_in_s: float = 0.0  # how long the quota makes the next attempt wait
+    away: tuple[Trouble, ...] = ()  # hosts in an outage while the site's others answer
 
 
 def backoff_of(verdict: Verdict, answer: Reply | NoReply) -> Backoff:

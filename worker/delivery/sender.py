@@ -19,8 +19,7 @@ from worker.delivery import reasons
 from worker.delivery.ambiguity import Move, needs_harmless_probes
 from worker.delivery.deliveries import Attempt, Delivery, Later
 from worker.delivery.gate import Gate, Permit
-from worker.delivery.ladder import Ladder, Means, Turn
-from worker.delivery.lookup import ActionsLog
+from worker.delivery.ladder import Turn, ladder_of
 from worker.delivery.nonces import nonce_of
 from worker.delivery.outcomes import SiteStatus, backoff_of, outcome_of
 from worker.delivery.publishing import (
@@ -33,7 +32,6 @@ from worker.delivery.publishing import (
 )
 from worker.delivery.quota import Quota, QuotaState
 from worker.delivery.schedule import (
-    LOG_AWAY,
     OWN_FAULT,
     Backoff,
     Charge,
@@ -107,11 +105,25 @@ class Sender:
             log=self._log,
         )
         self._site_time = SiteTime(clock)
-        self.ladder = self._make_ladder()  # public: commits carry what it leaves behind
+        self.ladder = ladder_of(
+            site=site,
+            settings=settings,
+            gate=self._gate,
+            signer=self._signer,
+            standing=self._standing,
+            transport=transport,
+            clock=clock,
+            rng=rng,
+            metrics=metrics,
+            lines=self._log,
+            site_time=self._site_time,
+        )  # public: commits carry what it leaves behind
         self._run_and_group = (run, group)
         self._in_flight = 0
         self._requests_written = 0
-        self._charges: list[tuple[Delivery, Charge]] = []  # since the last answer: an outage gives them back
+        # By host, since its last answer: an outage gives them back.
+        self._charges: dict[str, list[tuple[Delivery, Charge]]] = {}
+        self._standing.outage_began = self._refund
         self._attempt_s = metrics.attempt_s.labels(site.name)
         self._attempts: dict[tuple[VerdictKind, str], Callable[[], None]] = {}
 
@@ -143,6 +155,7 @@ class Sender:
             clock_offset_s=self._site_clock.measured_s,
             is_paused=self._gate.is_paused,
             permit_in_s=max(0.0, self._quota.due_s(now_s) - now_s),
+            away=tuple(self._state.away.values()),
         )
 
     @property
@@ -206,11 +219,13 @@ class Sender:
     async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
         """Make exactly one attempt; the permit is used up or given back, whatever happens."""
         unsent = self._without_request(delivery, permit)
-        if unsent is Move.ASK_LOG:
-            return await self.ladder.ask(delivery, permit)
-        if unsent is not None:
+        if unsent is not None and unsent is not Move.ASK_LOG:
             self._gate.give_back(permit)
             return unsent
+        with self._standing.probing(delivery.call.method.host_prefix):
+            return await (self.ladder.ask(delivery, permit) if unsent else self._request(delivery, permit))
+
+    async def _request(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
         attempt = self._begin(delivery, permit)
         self.ladder.begun(attempt)
         self._in_flight += 1
@@ -242,6 +257,8 @@ class Sender:
                 return Later(trouble.state.value, 0.0)
             if self._standing.park(delivery):
                 return Later(reasons.STOPPED, None)
+        elif self._state.away and self._standing.wait_for_host(delivery):
+            return Later(reasons.OUTAGE, None)
         if delivery.suspect and not delivery.attempts and delivery.doubt is None:
             delivery.may_be_executed = True
             self.ladder.suspect(delivery, outcome_of(delivery, OutcomeKind.FAILED, reasons.SUSPECT))
@@ -335,17 +352,19 @@ class Sender:
         self._attempt_s.observe(now_s - attempt.started_s)
         self._count(verdict)
         if verdict.kind is VerdictKind.AMBIGUOUS or isinstance(answer, NoReply):
-            if self._standing.unanswered(attempt.delivery.call.uid, verdict):
-                self._refund()
+            method = attempt.delivery.call.method
+            if self._standing.unanswered(method, attempt.delivery.call.uid, verdict):
+                self._refund(method.host_prefix)
             return
         if answer.server_time_s is not None:
             self._site_clock.measure(answer.server_time_s, attempt.started_unix_s, self._clock.now_s())
             self._site_time.heard(answer.server_time_s, attempt.started_s, now_s)
         if answer.error_code is None:
             return
+        method = attempt.delivery.call.method
         if self._charges:
-            self._charges.clear()
-        self._standing.answered()
+            self._charges.pop(method.host_prefix, None)
+        self._standing.answered(method)
         if verdict.kind is not VerdictKind.RESIGN:
             self._site_clock.accepted()
         if verdict.kind is not VerdictKind.THROTTLED and self._quota.state is not QuotaState.STEADY:
@@ -359,10 +378,9 @@ class Sender:
             self._attempts[verdict.kind, verdict.reason] = count
         count()
 
-    def _refund(self) -> None:
-        for delivery, charge in self._charges:
+    def _refund(self, host: str) -> None:
+        for delivery, charge in self._charges.pop(host, ()):
             delivery.budget.refund(charge)
-        self._charges.clear()
 
     def _accepted(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply) -> Outcome | Later:
         delivery = attempt.delivery
@@ -424,7 +442,7 @@ class Sender:
         delivery.may_be_executed = True
         self.ladder.doubted(attempt, outcome_of(delivery, OutcomeKind.FAILED, verdict.reason, verdict, answer))
         later = self._again(attempt, verdict, answer, OWN_FAULT)
-        if isinstance(later, Outcome) or self._state.trouble is not None:
+        if isinstance(later, Outcome) or self._state.trouble_of(delivery.call.method.host_prefix) is not None:
             return later
         return self.ladder.after_doubt(delivery, later)
 
@@ -440,15 +458,15 @@ class Sender:
                 return self._failed(delivery, verdict, answer)
 
     def _again(self, attempt: Attempt, verdict: Verdict, answer: Reply | NoReply, backoff: Backoff) -> Outcome | Later:
-        delivery, trouble = attempt.delivery, self._state.trouble
-        if trouble is not None:
+        delivery, host = attempt.delivery, attempt.delivery.call.method.host_prefix
+        if (trouble := self._state.trouble_of(host)) is not None:
             return Later(trouble.state.value, 0.0)  # not its fault, and the gate makes it wait
         retry_after_s = answer.retry_after_s if isinstance(answer, Reply) else None
         wait_s = pause_s(backoff, delivery.budget.pauses, self._rng, retry_after_s)
         took_s = self._clock.monotonic_s() - attempt.started_s
         charge = delivery.budget.charge(backoff, took_s=took_s, pause_s=wait_s)
         if verdict.kind is VerdictKind.AMBIGUOUS:
-            self._charges.append((delivery, charge))
+            self._charges.setdefault(host, []).append((delivery, charge))
         if (charge.attempts or charge.age_s) and is_used_up(delivery.budget, self._settings):
             return self._failed(delivery, verdict, answer)
         self._log.retry(delivery, verdict.reason, code=verdict.code, wait_s=wait_s)
@@ -473,27 +491,3 @@ class Sender:
         topic, partition = delivery.partition
         serial = delivery.nonce_serial
         return nonce_of(run, group, topic, partition, delivery.offset, delivery.timestamp_ms, call, serial)
-
-    def _make_ladder(self) -> Ladder:
-        log = ActionsLog(
-            site=self._site,
-            gate=self._gate,
-            signer=self._signer,
-            transport=self._transport,
-            standing=self._standing,
-            clock=self._clock,
-            metrics=self._metrics,
-            site_time=self._site_time,
-        )
-        means = Means(
-            site=self._site,
-            settings=self._settings,
-            gate=self._gate,
-            log=log,
-            clock=self._clock,
-            metrics=self._metrics,
-            lines=self._log,
-            pause=lambda pauses: pause_s(LOG_AWAY, pauses, self._rng),
-            nonces_are_known=lambda: self._signer.nonces_are_known,
-        )
-        return Ladder(means)

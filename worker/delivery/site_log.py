@@ -73,8 +73,9 @@ class SiteLog:
         if (left_out := self._left_out("site.clock_corrected")) is not None:
             log.warning("site.clock_corrected", site=self._site, offset_s=round(offset_s, 1), **left_out)
 
-    def outage(self, trouble: Trouble) -> None:
-        log.error("site.outage", site=self._site, reason=trouble.reason, remedy=trouble.remedy)
+    def outage(self, trouble: Trouble, *, is_alone: bool) -> None:
+        host = {"host": trouble.host} if is_alone else {}
+        log.error("site.outage", site=self._site, **host, reason=trouble.reason, remedy=trouble.remedy)
 
     def stopped(self, trouble: Trouble, *, held: int, text: str) -> None:
         log.error(

@@ -1,7 +1,8 @@
 """May the site be sent to at all, and if not, what is sent to find out? Pure: time and randomness are arguments.
 
-*Outage*: nobody gets through, and that is nobody's fault. *Stopped*: the site refuses us (credentials, permission,
-method, clock), and somebody must act. In both, calls wait and nothing is lost; probes end either by themselves.
+*Outage*: nobody gets through, and that is nobody's fault; of a whole site, or of one of its hosts alone. *Stopped*: the
+site refuses us (credentials, permission, method, clock), and somebody must act. In both, calls wait and nothing is
+lost; probes end either by themselves.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import random
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from worker.delivery.hosts import NOBODY_CAME_S, Hosts, Probes
 from worker.delivery.schedule import probe_pause_s
 
-# So many different users in a row without one answer: not a call's fault any more.
-_OUTAGE_UIDS = 5
 _OUTAGE_SHORTEST_S = 0.5
 _OUTAGE_LONGEST_S = 10.0
 
@@ -44,6 +44,7 @@ class Trouble:
     probe: Probe
     since_s: float  # monotonic
     since_unix_s: float
+    host: str = ""  # of an outage: the host that fell silent
 
 
 class SiteState:
@@ -56,7 +57,9 @@ class SiteState:
         self.trouble: Trouble | None = None
         self._rng = rng
         self._outage_probe = outage_probe
-        self._silent_uids: set[str] = set()  # users without an answer, in a row
+        self.hosts = Hosts()
+        self.away: dict[str, Trouble] = {}  # hosts in an outage, while the site's others answer
+        self._probes: dict[str, Probes] = {}  # of these
         self._probe_out = False
         self._probe_at_s = math.inf
         self._is_hurried = False  # the probe that is out knows nothing of what has changed since: another at once
@@ -94,24 +97,71 @@ class SiteState:
         """Note that the permit of a probe was not used: the next in line may be the probe."""
         self._probe_out = False
 
-    def unanswered(self, uid: str, now_s: float, now_unix_s: float, *, reason: str, remedy: str = "") -> bool:
+    def trouble_of(self, host: str) -> Trouble | None:
+        """Return why calls to a host wait: the site's trouble, or the host's own."""
+        return self.trouble if self.trouble is not None else self.away.get(host)
+
+    def unanswered(
+        self, host: str, uid: str, now_s: float, now_unix_s: float, *, reason: str, remedy: str = ""
+    ) -> bool:
         """Note a transport failure, HTTP 5xx or ambiguous answer; True when this one began an outage."""
-        if self.trouble is not None:
+        if self.trouble_of(host) is not None or not self.hosts.unanswered(host, uid, now_s):
             return False
-        self._silent_uids.add(uid)
-        if len(self._silent_uids) < _OUTAGE_UIDS:
-            return False
-        self._enter(Trouble(State.OUTAGE, reason, None, remedy, "", self._outage_probe, now_s, now_unix_s), now_s)
+        self.fall_silent(host, now_s, now_unix_s, reason=reason, remedy=remedy)
         return True
 
-    def answered(self) -> bool:
-        """Note a whole answer that says something else; True when it ended an outage."""
-        if self._silent_uids:
-            self._silent_uids.clear()
-        if self.trouble is None or self.trouble.state is not State.OUTAGE:
-            return False
+    def fall_silent(self, host: str, now_s: float, now_unix_s: float, *, reason: str, remedy: str) -> None:
+        """Begin an outage: of this host alone where another has answered meanwhile, else of the site."""
+        trouble = Trouble(State.OUTAGE, reason, None, remedy, "", self._outage_probe, now_s, now_unix_s, host)
+        if host in self.hosts and self.hosts.is_silent_alone(host):
+            self._leave_out(trouble, now_s + self._pause_s(trouble, now_s))
+        else:
+            self._enter(trouble, now_s)
+
+    def answered(self, host: str, now_s: float) -> Trouble | None:
+        """Note a whole answer that says something else; return the outage that it ended, if any."""
+        self.hosts.answered(host, now_s)
+        if host in self.away:
+            del self._probes[host]
+            return self.away.pop(host)
+        trouble = self.trouble
+        if trouble is None or trouble.state is not State.OUTAGE:
+            return None
         self.trouble = None
-        return True
+        if trouble.host not in ("", host):
+            self._leave_out(trouble, now_s)  # that one host answers says nothing of the one that fell silent
+        return trouble
+
+    def probe_host_due_s(self, host: str) -> float:
+        """Return when a call to this host, which is away alone, may be the probe; inf while one is out."""
+        probes = self._probes[host]
+        return math.inf if probes.is_out else probes.at_s
+
+    def host_probe_started(self, host: str) -> None:
+        if host in self._probes:
+            self._probes[host].is_out = True
+
+    def host_probe_ended(self, host: str, now_s: float) -> None:
+        """Note that a probe of a host is over; if it brought no answer, the next one follows after a pause."""
+        if (probes := self._probes.get(host)) is not None:
+            self._probes[host] = Probes(now_s if probes.is_hurried else now_s + self._pause_s(self.away[host], now_s))
+
+    def hurry_host(self, host: str) -> None:
+        """Let another probe of a host follow the one that is out at once."""
+        if (probes := self._probes.get(host)) is not None:
+            probes.is_hurried = probes.is_out
+
+    def call_probe_due_s(self, host: str) -> float:
+        """Return when one of the calls that wait for a host is to be told to be its probe."""
+        return max(self.probe_host_due_s(host), self._probes[host].called_s + NOBODY_CAME_S)
+
+    def probe_called(self, host: str, now_s: float) -> None:
+        self._probes[host].called_s = now_s
+
+    def _leave_out(self, trouble: Trouble, probe_at_s: float) -> None:
+        self.away[trouble.host] = trouble
+        self._probes[trouble.host] = Probes(probe_at_s)
+        self.hosts.forget(trouble.host)
 
     def stop(self, trouble: Trouble, now_s: float) -> bool:
         """Stop the site, or say more exactly why it is stopped; True when it was not stopped before."""
@@ -125,14 +175,16 @@ class SiteState:
 
     def open(self) -> bool:
         """Open the site: a probe got through, or an operator says so. True when it was not open."""
-        was_troubled = self.trouble is not None
+        was_troubled = self.trouble is not None or bool(self.away)
         self.trouble = None
-        self._silent_uids.clear()
+        self.away.clear()
+        self._probes.clear()
+        self.hosts.forget()
         return was_troubled
 
     def _enter(self, trouble: Trouble, now_s: float) -> None:
         self.trouble = trouble
-        self._silent_uids.clear()
+        self.hosts.forget()
         self._probe_at_s = now_s + self._pause_s(trouble, now_s)
 
     def _probe_due_s(self, kind: Probe, trouble: Trouble) -> float:

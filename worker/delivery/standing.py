@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from worker.clock import Clock, Timer
 from worker.delivery import reasons
@@ -24,7 +26,7 @@ from worker.delivery.site_state import Probe, State, Trouble
 from worker.delivery.transport import Transport
 from worker.gigya.calls import GET_ACTION_CONFIG
 from worker.gigya.replies import REASONS, NoReply, Reply, Verdict, VerdictKind, classify, remedy_of, safe_text
-from worker.gigya.sites import Site
+from worker.gigya.sites import Addressed, Site
 from worker.metrics import Metrics
 
 # What the site can say to a question. Anything else, and silence: ask later.
@@ -32,6 +34,8 @@ _REFUSALS = frozenset((403003, 403005, 400093, 403010, 400008))
 _FORBIDDEN = frozenset((403000, 403007, 403036, 405001, 410000))
 # The answers to a call that show, sent as a probe, that the site takes our calls again.
 _TAKEN = frozenset((VerdictKind.OK, VerdictKind.CAPPED, VerdictKind.REJECTED, VerdictKind.USER, VerdictKind.RETRY))
+# In an outage of the whole site the hosts that did not begin it are asked so often whether they are back.
+_OTHERS_EVERY_S = 10.0
 # A probe that is due this long has nobody to make it: the refused calls were dropped with their partitions.
 _NOBODY_CAME_S = 5.0
 
@@ -64,6 +68,10 @@ class Standing:
         self._log = log
         self._refused: set[Delivery] = set()  # calls that the stop's own method refused: fit to be its probe
         self._parked: set[Delivery] = set()  # calls of other methods, out of the probe's way until the site opens
+        self._waiting: dict[str, OrderedDict[Delivery, None]] = {}  # for a host that is away alone
+        self._questions: dict[str, Addressed] = {GET_ACTION_CONFIG.host_prefix: GET_ACTION_CONFIG}  # by host
+        self._others_asked_s: dict[str, float] = {}
+        self.outage_began: Callable[[str], None] = _nobody_waits  # told of the host that a question found silent
         self._last_answer = SiteAnswer.UNKNOWN
         self._limit: Timer | None = None  # runs while calls are held: a question may wait long for its permit
         self._changed = asyncio.Event()
@@ -71,28 +79,60 @@ class Standing:
     @property
     def held(self) -> int:
         """Return how many calls wait for `released`."""
-        return len(self.asks) + len(self._parked)
+        return len(self.asks) + len(self._parked) + sum(map(len, self._waiting.values()))
 
     # --- what attempts report -----------------------------------------------------------------------------------
 
-    def unanswered(self, uid: str, verdict: Verdict) -> bool:
+    def unanswered(self, method: Addressed, uid: str, verdict: Verdict) -> bool:
         """Note that nothing conclusive came back; True when this one began an outage."""
-        now_s = self._clock.monotonic_s()
-        row = REASONS[verdict.reason]
-        if row.kind is not VerdictKind.RETRY:  # those tell what to do about a request that never got there
-            row = reasons.DELIVERY_REASONS[reasons.OUTAGE]
-        if not self._state.unanswered(uid, now_s, self._clock.now_s(), reason=verdict.reason, remedy=row.remedy):
+        host, now_s = method.host_prefix, self._clock.monotonic_s()
+        self._questions.setdefault(host, method)
+        if host not in self._state.hosts:
+            self._changed.set()  # it may have to be asked
+        remedy = _remedy_of_silence(verdict)
+        if not self._state.unanswered(host, uid, now_s, self._clock.now_s(), reason=verdict.reason, remedy=remedy):
             return False
-        if (trouble := self._state.trouble) is not None:
-            self._log.outage(trouble)
-        self._moved()
+        self._say_outage(host)
         return True
 
-    def answered(self) -> None:
+    def _say_outage(self, host: str) -> None:
+        if (trouble := self._state.trouble_of(host)) is not None:
+            self._log.outage(trouble, is_alone=self._state.trouble is None)
+        self._moved()
+
+    def answered(self, method: Addressed) -> None:
         """Note a whole answer that is none of those: an outage ends with it."""
-        trouble = self._state.trouble
-        if self._state.answered() and trouble is not None:
-            self._opened(trouble, by="answer", freed=())
+        host = method.host_prefix
+        self._questions.setdefault(host, method)
+        if (ended := self._state.answered(host, self._clock.monotonic_s())) is not None:
+            self._opened(ended, by="answer", freed=())
+            if ended.host in self._state.away:
+                self._say_outage(ended.host)  # the site is back but for the host that fell silent
+
+    def wait_for_host(self, delivery: Delivery) -> bool:
+        """Hold a call to a host that is away alone, unless it may be the probe."""
+        host = delivery.call.method.host_prefix
+        if host not in self._state.away:
+            return False
+        is_due = self._state.probe_host_due_s(host) <= self._clock.monotonic_s()
+        if is_due and self._state.away[host].probe is Probe.CALL:
+            return False
+        self._waiting.setdefault(host, OrderedDict())[delivery] = None
+        self._changed.set()
+        return True
+
+    @contextmanager
+    def probing(self, host: str) -> Iterator[None]:
+        """Be the probe of a host, if it is away alone."""
+        if host not in self._state.away:
+            yield
+            return
+        self._state.host_probe_started(host)
+        try:
+            yield
+        finally:
+            self._state.host_probe_ended(host, self._clock.monotonic_s())
+            self._changed.set()
 
     def succeeded(self, attempt: Attempt) -> None:
         """Note a success: it speaks for every call that was held before its attempt began, but for the same user's."""
@@ -158,12 +198,14 @@ class Standing:
         self.asks.forget(delivery)
         self._refused.discard(delivery)
         self._parked.discard(delivery)
+        if (waiting := self._waiting.get(delivery.call.method.host_prefix)) is not None:
+            waiting.pop(delivery, None)
         if not self._refused and self._parked:
             self._let_any_call_probe()
 
     def resume(self) -> None:
         """Open the site because an operator says so; if it still refuses us, the next answer stops it again."""
-        if (trouble := self._state.trouble) is not None:
+        if (trouble := self._state.trouble or next(iter(self._state.away.values()), None)) is not None:
             self._open(trouble, by="resume", tick=0, uid=None)
 
     def unpaused(self) -> None:
@@ -189,14 +231,84 @@ class Standing:
             now_s = self._clock.monotonic_s()
             if self._question_due_s() <= now_s:
                 await self._ask()
+            elif self._silence_due_s() <= now_s:
+                await self._ask_host(self._state.hosts.to_ask_about()[1])
+            elif host := self._call_host_probes(now_s) or self._other_host_due(now_s)[1]:
+                await self._ask_host(host)
             elif self._deserted_at_s() <= now_s:
                 self._let_any_call_probe()
             else:
                 look_again_s = now_s + _NOBODY_CAME_S if self._parked else math.inf
-                await self._wait_until(min(self._question_due_s(), look_again_s), now_s)
+                due_s = min(self._question_due_s(), self._silence_due_s(), self._host_probes_due_s(), look_again_s)
+                await self._wait_until(min(due_s, self._other_host_due(now_s)[0]), now_s)
 
     def _question_due_s(self) -> float:
         return self.asks.question_due_s() if self._state.trouble is None else self._state.question_due_s()
+
+    def _silence_due_s(self) -> float:
+        return self._state.hosts.to_ask_about()[0] if self._state.trouble is None else math.inf
+
+    def _host_probes_due_s(self) -> float:
+        if self._state.trouble is not None:
+            return math.inf
+        hosts = (host for host in self._state.away if self._waiting.get(host))
+        return min(map(self._state.call_probe_due_s, hosts), default=math.inf)
+
+    def _call_host_probes(self, now_s: float) -> str:
+        """Tell a call that waits for a host to be its probe, where one is due; return a host that is to be asked."""
+        for host, trouble in self._state.away.items() if self._state.trouble is None else ():
+            if (waiting := self._waiting.get(host)) and self._state.call_probe_due_s(host) <= now_s:
+                if trouble.probe is Probe.QUESTION:
+                    return host
+                self._state.probe_called(host, now_s)
+                self._release((waiting.popitem(last=False)[0],))
+        return ""
+
+    def _other_host_due(self, now_s: float) -> tuple[float, str]:
+        """Return when, in an outage of the site, a host other than the silent one is to be asked, and which if now.
+
+        The calls to the silent one may stand before all others at the gate: none of those might ever be the probe.
+        """
+        trouble = self._state.trouble
+        if trouble is None or not trouble.host:
+            return math.inf, ""
+        others = (host for host in self._questions if host != trouble.host)
+        due_s, host = min(
+            ((self._others_asked_s.get(host, -math.inf) + _OTHERS_EVERY_S, host) for host in others),
+            default=(math.inf, ""),
+        )
+        return due_s, host if due_s <= now_s else ""
+
+    async def _ask_host(self, host: str) -> None:
+        """Ask a host whether it is there: silent to few users, away alone, or not the one that took the site away.
+
+        Any whole answer will do, a refusal too: gm.getActionConfig changes nothing, and neither does a call without
+        any parameter, which names no user and nothing to do.
+        """
+        permit = await self._gate.admit_question()
+        trouble, now_s = self._state.trouble, self._clock.monotonic_s()
+        is_silent = host in self._state.hosts or host in self._state.away
+        if not is_silent if trouble is None else self._other_host_due(now_s)[1] != host:
+            self._gate.give_back(permit)  # things changed while the question waited for its permit
+            return
+        self._state.hosts.asked_about(host)
+        self._others_asked_s[host] = now_s
+        request = self._signer.sign(self._questions[host], {})
+        with self.probing(host):
+            answer = await self._post(request, permit)
+        verdict = classify(answer, self._site.verdicts)
+        is_silent = isinstance(answer, NoReply) or verdict.kind is VerdictKind.AMBIGUOUS
+        self._metrics.probes.labels(self._site.name, "silent" if is_silent else "answered").inc()
+        if not is_silent:
+            if verdict.kind is VerdictKind.THROTTLED and isinstance(answer, Reply):
+                self._gate.quota.throttled(permit.serial, self._clock.monotonic_s(), answer.retry_after_s)
+                self._metrics.throttled.labels(self._site.name).inc()
+            self.answered(self._questions[host])
+        elif host in self._state.hosts and self._state.trouble_of(host) is None:
+            now_s, remedy = self._clock.monotonic_s(), _remedy_of_silence(verdict)
+            self._state.fall_silent(host, now_s, self._clock.now_s(), reason=verdict.reason, remedy=remedy)
+            self.outage_began(host)
+            self._say_outage(host)
 
     def _watch_limit(self) -> None:
         if self._limit is None and len(self.asks):
@@ -277,7 +389,7 @@ class Standing:
             self._metrics.throttled.labels(self._site.name).inc()
         elif isinstance(answer, Reply) and answer.error_code is not None:
             if verdict.kind is not VerdictKind.AMBIGUOUS:
-                self.answered()
+                self.answered(GET_ACTION_CONFIG)
             if self._gate.quota.state is not QuotaState.STEADY:
                 self._gate.quota.accepted(permit.serial, self._clock.monotonic_s())
         trouble = self._state.trouble
@@ -317,7 +429,7 @@ class Standing:
 
     def _opened(self, trouble: Trouble, *, by: str, freed: Iterable[Delivery]) -> None:
         self._refused.clear()
-        parked = self._parked_again()
+        parked = (*self._parked_again(), *self._back_from_hosts())
         self.asks.restart(self._clock.monotonic_s())
         self._watch_limit()
         self._log.opened(trouble, by=by, released=len(parked) + len(tuple(freed)))
@@ -334,6 +446,10 @@ class Standing:
     def _parked_again(self) -> tuple[Delivery, ...]:
         parked, self._parked = tuple(self._parked), set()
         return parked
+
+    def _back_from_hosts(self) -> Iterable[Delivery]:
+        for host in [host for host in self._waiting if host not in self._state.away]:
+            yield from self._waiting.pop(host)
 
     def _release(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
@@ -354,5 +470,12 @@ def _site_answer(verdict: Verdict) -> SiteAnswer:
     return SiteAnswer.UNKNOWN
 
 
-def _nobody_waits(_: Delivery) -> None:
+def _remedy_of_silence(verdict: Verdict) -> str:
+    row = REASONS[verdict.reason]
+    if row.kind is not VerdictKind.RETRY:  # those tell what to do about a request that never got there
+        row = reasons.DELIVERY_REASONS[reasons.OUTAGE]
+    return row.remedy
+
+
+def _nobody_waits(_: object) -> None:
     """Stand in until the lanes have said who is to be told."""
