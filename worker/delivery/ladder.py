@@ -260,6 +260,10 @@ class Ladder:
         now_s = self._clock.monotonic_s()
         if doubt.is_earlier:
             self._note_earlier(delivery, doubt, Was.CERTAIN)
+            earlier = self._earlier.get(delivery.partition)
+            if earlier is None or earlier.recent is None or earlier.recent.has_suspects:
+                # It was in doubt before: the owner before us may have sent it again, and died before he could say so.
+                self._note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
         elif len(doubt.attempts) == 1:
             doubt.attempts[0].was = Was.CERTAIN
             doubt.attempts[0].until_s = now_s
@@ -321,8 +325,7 @@ class Ladder:
         doubt.says = LogSays.UNDECIDED
         if doubt.is_earlier and _leaves_entries(delivery.call):
             # The earlier process may have made it, more than once even: its entries must not be taken for others'.
-            noted = self._note_earlier(delivery, doubt, Was.POSSIBLE)
-            noted.is_many = True
+            self._note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
         self._count("log_cannot_tell")
 
     def _read(self, delivery: Delivery, doubt: Doubt) -> None:

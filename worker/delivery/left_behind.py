@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from worker.clock import Clock
 from worker.delivery.deliveries import Delivery
 from worker.delivery.own_calls import Noted, OwnCalls, Was, points_of
-from worker.delivery.recent import LONGEST_S, REACH_S, Earlier, Recent, decode, encode, kind_of
+from worker.delivery.recent import LONGEST_S, REACH_S, Earlier, Left, Recent, decode, encode, kind_of
 from worker.delivery.site_time import SiteTime
 from worker.gigya.calls import Settles
 from worker.model import TopicPartition
@@ -36,8 +37,8 @@ class LeftBehind:
 
     def closed(self, delivery: Delivery) -> None:
         """Note that it is known what became of a call."""
-        if self._open.get(delivery.partition, {}).pop(delivery, None) is not None:
-            self._changed.add(delivery.partition)
+        self._open.get(delivery.partition, {}).pop(delivery, None)
+        self._changed.add(delivery.partition)  # a suspect that was found in the log was never open here
 
     def doubted(self, delivery: Delivery) -> None:
         """Note that a call is in doubt; it is in the next note."""
@@ -70,67 +71,64 @@ class LeftBehind:
         return before[1]
 
     def _written(self, partition: TopicPartition, has_suspects: bool, limit_characters: int) -> str:
-        if not self._site_time.is_known:
-            return ""  # no answer so far: nothing to tell, and no time to tell it in
-        at, now_s = self._site_time.at, self._clock.monotonic_s()
         earlier = self.earlier.get(partition) or Earlier(self._own.began_s)
+        if not self._site_time.is_known:
+            # No answer so far, so nothing of ours is done: what the owner before has left is still all there is.
+            if earlier.recent is None:
+                return ""
+            return encode(replace(_handed_on(earlier), has_suspects=has_suspects), limit_characters)
+        at, now_s = self._site_time.at, self._clock.monotonic_s()
         first_s: float | None = min([at(now_s), *map(at, self._open.get(partition, {}).values())])
         if has_suspects:
             # Until all of them are settled, one may be as old as it was for us.
             first_s = None if earlier.first_s is None else min(first_s or math.inf, earlier.first_s)
         from_s = max(earlier.since_s, self._own.complete_from_s)
         needed_s = at(from_s) if first_s is None else first_s - REACH_S
+        recent = Recent(at(now_s), max(needed_s, at(from_s)), first_s)
         if earlier.known_from_s is not None and needed_s < at(from_s) and self._own.complete_from_s <= earlier.since_s:
-            return self._with_earlier(partition, earlier, first_s, limit_characters)
-        known_from_s = max(needed_s, at(from_s))
-        own = self._own.ended_since(partition, from_s + known_from_s - at(from_s))
-        return self._encoded(partition, own, Recent(at(now_s), known_from_s, first_s), limit_characters)
+            # Hand on what the owner before had left, and add what we have made.
+            recent = replace(_handed_on(earlier), until_s=at(now_s), first_s=first_s)
+            own = self._own.ended_since(partition, earlier.since_s)
+        else:
+            own = self._own.ended_since(partition, from_s + (recent.known_from_s or 0.0) - at(from_s))
+        recent = replace(recent, has_suspects=has_suspects)
+        return encode(self._with(own, partition, recent), limit_characters)
 
-    def _with_earlier(
-        self, partition: TopicPartition, earlier: Earlier, first_s: float | None, limit_characters: int
-    ) -> str:
-        """Hand on what the owner before had left, and add what we have made."""
-        recent = earlier.recent
-        assert recent is not None  # noqa: S101  # its `known_from_s` was there
-        handed = Recent(
-            self._site_time.at(self._clock.monotonic_s()),
-            recent.known_from_s,
-            first_s,
-            recent.executed if earlier.ends_are_known else (),
-            (*recent.possible, *recent.in_doubt, *(() if earlier.ends_are_known else recent.executed)),
-        )
-        own = self._own.ended_since(partition, earlier.since_s)
-        return self._encoded(partition, own, handed, limit_characters, handed_until_s=recent.until_s)
-
-    def _encoded(
-        self,
-        partition: TopicPartition,
-        own: list[Noted],
-        recent: Recent,
-        limit_characters: int,
-        *,
-        handed_until_s: float = 0.0,
-    ) -> str:
+    def _with(self, own: list[Noted], partition: TopicPartition, recent: Recent) -> Recent:
+        """Add to a note what we have made, and what is in doubt now."""
         at = self._site_time.at
-        executed, times = list(recent.executed), [handed_until_s] * len(recent.executed)
-        possible = list(recent.possible)
+        executed, possible = list(recent.executed), list(recent.possible)
+        oldest_s = -math.inf if recent.known_from_s is None else recent.known_from_s - LONGEST_S
         for noted in own:
             kind = kind_of(noted.user, noted.action, noted.points)
-            is_within = recent.known_from_s is not None and at(noted.from_s) >= recent.known_from_s - LONGEST_S
-            if noted.was is Was.CERTAIN and is_within:
-                executed.append(kind)
-                times.append(at(noted.until_s))
+            if noted.was is Was.CERTAIN and at(noted.from_s) >= oldest_s:
+                executed.append(Left(kind, at(noted.from_s), at(noted.until_s)))
             else:
                 possible.append(kind)
-        whole = Recent(
-            recent.until_s,
-            recent.known_from_s,
-            recent.first_s,
-            tuple(executed),
-            tuple(dict.fromkeys(possible)),
-            tuple(_kind(each) for each in self._open.get(partition, {}) if each.doubt is not None and _is_logged(each)),
+        in_doubt = (each for each in self._open.get(partition, {}) if each.doubt is not None and _is_logged(each))
+        return replace(
+            recent,
+            executed=tuple(sorted(executed, key=_until)),
+            possible=tuple(dict.fromkeys(possible)),
+            in_doubt=tuple(_kind(each) for each in in_doubt),
         )
-        return encode(whole, limit_characters, times)
+
+
+def _handed_on(earlier: Earlier) -> Recent:
+    """Return what was left to us for the next owner: who was in doubt then is not known to be the first any more."""
+    recent = earlier.recent
+    assert recent is not None  # noqa: S101  # the callers have looked
+    unsure = () if earlier.ends_are_known else tuple(left.kind for left in recent.executed)
+    return replace(
+        recent,
+        executed=recent.executed if earlier.ends_are_known else (),
+        possible=(*recent.possible, *recent.in_doubt, *unsure),
+        in_doubt=(),
+    )
+
+
+def _until(left: Left) -> float:
+    return left.until_s
 
 
 def _is_logged(delivery: Delivery) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from worker.delivery.evidence import SLACK_S
 from worker.gigya.calls import Call
 from worker.model import TopicPartition
 
@@ -84,12 +85,15 @@ class OwnCalls:
                 yield noted
 
     def ended_since(self, partition: TopicPartition, from_s: float) -> list[Noted]:
-        """Return what may have been executed after `from_s` for calls of a partition that have ended, oldest first."""
+        """Return what may have been executed after `from_s` for calls of a partition that have ended, oldest first.
+
+        A little more rather than less: times that were the site's once are as exact as its clock is known.
+        """
         found = []
         for noted in reversed(self._by_partition.get(partition, ())):
             if noted.noted_s < from_s:
                 break
-            if not noted.is_open and noted.was is not Was.NOT and noted.until_s >= from_s:
+            if not noted.is_open and noted.was is not Was.NOT and noted.until_s >= from_s - SLACK_S:
                 found.append(noted)
         return sorted(found, key=_until)
 

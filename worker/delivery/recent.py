@@ -2,14 +2,15 @@
 
 A call may have been made by the process that is gone. The action log shows what was executed, not by which request; so
 the next owner must know which entries of the user come from calls that are *done*, and from when on none is missing.
-Of each call there are 42 bits, five characters of a hash of user and action and two of the points, in the commit's
-metadata:
+Of each call there are 42 bits, five characters of a hash of user and action and two of the points, and of what was
+executed two characters on when, in the commit's metadata:
 
-    r1.<until>.<from>.<first>.<kinds of calls that were executed>.<of those that may have been>.<of those in doubt>
+    r1.<until>.<from>.<first>.<kinds of calls that were executed>.<of those that may have been>.<of those in doubt>.<s>
 
 `until`: when it was written; `from`: all calls since then are listed; `first`: nothing that was unfinished at `until`
 was attempted earlier. Milliseconds, site time, base 36; 0 for not known. A call in doubt at `until` may have been
-executed more than once by now; it is the first of its user that the next owner finds unfinished.
+executed more than once by now; it is the first of its user that the next owner finds unfinished. `s`: there were
+suspects then, and any of them may have been.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from worker.delivery.evidence import SLACK_S, Made
 from worker.delivery.own_calls import points_of
@@ -32,11 +34,22 @@ _POINTS_CHARACTERS = KIND_CHARACTERS - _USER_CHARACTERS
 _NO_POINTS = "__"
 # An attempt that ended at a moment was executed at most this long before; attempts time out sooner by default.
 LONGEST_S = 30.0
+# Times of calls, before the note's own, are told in these steps, by one of 64 letters each.
+_STEP_S = 0.25
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # So much of the past is needed that no clock error moves an entry of an unfinished call out of what is known.
 REACH_S = 2 * SLACK_S
 _TIME = r"\.([0-9a-z]{1,12})"
-_NOTE = re.compile(rf"{VERSION}{_TIME * 3}\.([\w-]*)\.([\w-]*)\.([\w-]*)", re.ASCII)
+_NOTE = re.compile(rf"{VERSION}{_TIME * 3}\.([\w-]*)\.([\w-]*)\.([\w-]*)\.(s?)", re.ASCII)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class Left(NamedTuple):
+    """A call that was executed between two times."""
+
+    kind: str
+    from_s: float
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +59,10 @@ class Recent:
     until_s: float
     known_from_s: float | None
     first_s: float | None
-    executed: tuple[str, ...] = ()  # kinds, with repetitions
+    executed: tuple[Left, ...] = ()  # by `until_s`
     possible: tuple[str, ...] = ()  # each once, and nobody knows how often
     in_doubt: tuple[str, ...] = ()
+    has_suspects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +89,13 @@ class Earlier:
         if recent is None or recent.known_from_s is None:
             return
         wanted = kind_of(call.uid, call.params["action"], points_of(call))
-        from_s = recent.known_from_s - LONGEST_S
-        for kind in recent.executed:
+        for kind, from_s, until_s in recent.executed:
             if fits(kind, wanted):
                 is_certain = self.ends_are_known and (kind == wanted or wanted.endswith(_NO_POINTS))
-                yield Made(from_s, recent.until_s, is_certain)
+                yield Made(from_s, until_s, is_certain)
         for kind in recent.possible if is_head and self.ends_are_known else recent.possible + recent.in_doubt:
             if fits(kind, wanted):
-                yield Made(from_s, math.inf, is_certain=False, is_many=True)
+                yield Made(-math.inf, math.inf, is_certain=False, is_many=True)
 
 
 def kind_of(user: str, action: str, points: int | None) -> str:
@@ -98,22 +111,21 @@ def fits(kind: str, wanted: str) -> bool:
     return kind == wanted or kind.endswith(_NO_POINTS) or wanted.endswith(_NO_POINTS)
 
 
-def encode(recent: Recent, limit_characters: int, known_from_s: Sequence[float] = ()) -> str:
-    """Return the note. What does not fit is left out, the oldest first: then less of the past is known.
-
-    `known_from_s` has, for each of `executed` from the oldest on, the time from which all is known without it.
-    """
+def encode(recent: Recent, limit_characters: int) -> str:
+    """Return the note. What does not fit is left out, the oldest first: then less of the past is known."""
     executed, start = recent.executed, recent.known_from_s
-    head = _head(recent)
-    always = len(recent.possible) + len(recent.in_doubt)
-    room = (limit_characters - len(head) - len(_number(start))) // KIND_CHARACTERS - always
+    frame = len(f"{VERSION}.{_number(recent.until_s)}.{_number(recent.until_s)}.{_number(recent.first_s)}....s")
+    always = KIND_CHARACTERS * (len(recent.possible) + len(recent.in_doubt))
+    room = (limit_characters - frame - always) // (KIND_CHARACTERS + 2)
     if room < 0:
         return ""
     if (dropped := len(executed) - room) > 0:
-        start = known_from_s[dropped - 1] if len(known_from_s) >= dropped else None
+        start = executed[dropped - 1].until_s
         executed = executed[dropped:]
     times = ".".join(_number(each) for each in (recent.until_s, start, recent.first_s))
-    return f"{VERSION}.{times}.{''.join(executed)}.{''.join(recent.possible)}.{''.join(recent.in_doubt)}"
+    written = "".join(left.kind + _span(left, recent.until_s) for left in executed)
+    flags = "s" if recent.has_suspects else ""
+    return f"{VERSION}.{times}.{written}.{''.join(recent.possible)}.{''.join(recent.in_doubt)}.{flags}"
 
 
 def decode(text: str) -> Recent | None:
@@ -122,19 +134,32 @@ def decode(text: str) -> Recent | None:
     if found is None:
         return None
     until_s, known_from_s, first_s = (_seconds(digits) for digits in found.groups()[:3])
-    lists = found.groups()[3:]
-    if until_s is None or any(len(kinds) % KIND_CHARACTERS for kinds in lists):
+    executed, possible, in_doubt, flags = found.groups()[3:]
+    if until_s is None or len(executed) % (KIND_CHARACTERS + 2) or len(possible + in_doubt) % KIND_CHARACTERS:
         return None
-    executed, possible, in_doubt = (tuple(_cut(kinds)) for kinds in lists)
-    return Recent(until_s, known_from_s, first_s, executed, possible, in_doubt)
+    oldest_s = -math.inf if known_from_s is None else known_from_s - LONGEST_S
+    left = tuple(_left(each, until_s, oldest_s) for each in _cut(executed, KIND_CHARACTERS + 2))
+    lists = (_cut(possible, KIND_CHARACTERS), _cut(in_doubt, KIND_CHARACTERS))
+    return Recent(until_s, known_from_s, first_s, left, *lists, has_suspects=flags == "s")
 
 
-def _head(recent: Recent) -> str:
-    return f"{VERSION}.{_number(recent.until_s)}..{_number(recent.first_s)}..."
+def _cut(text: str, characters: int) -> tuple[str, ...]:
+    return tuple(text[at : at + characters] for at in range(0, len(text), characters))
 
 
-def _cut(kinds: str) -> Iterable[str]:
-    return (kinds[at : at + KIND_CHARACTERS] for at in range(0, len(kinds), KIND_CHARACTERS))
+def _span(left: Left, until_s: float) -> str:
+    """Return two letters: how long ago it ended at least, and how long it took at most."""
+    most = len(_LETTERS) - 1
+    ago = min(most, max(0, math.floor((until_s - left.until_s) / _STEP_S)))
+    took = min(most, max(0, math.ceil((until_s - ago * _STEP_S - left.from_s) / _STEP_S)))
+    return _LETTERS[ago] + _LETTERS[took]
+
+
+def _left(text: str, until_s: float, oldest_s: float) -> Left:
+    ago, took = (_LETTERS.index(letter) for letter in text[-2:])
+    end_s = until_s - ago * _STEP_S
+    is_long = took == len(_LETTERS) - 1  # and nobody knows how long
+    return Left(text[:-2], oldest_s if is_long else end_s - took * _STEP_S, end_s)
 
 
 def _hash(text: str) -> str:
