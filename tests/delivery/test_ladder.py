@@ -186,6 +186,22 @@ async def test_a_site_whose_clock_is_wrong_is_asked_in_its_own_time(offset_s: fl
     assert (await until_ended(scene, delivery)).reason == "found_in_log"
 
 
+async def test_a_site_whose_clock_is_set_meanwhile_proves_nothing_by_its_log() -> None:
+    """Absent it seems to be: its entry has a time of the old clock."""
+    answers = iter((OK, TIMEOUT, OK))
+    scene = make_scene(lambda _: dated(next(answers), scene))
+    await until_ended(scene, scene.delivery("u2"))
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    scene.transport.log = lambda _: reply(0, actions=[], date_s=float(int(scene.clock.now_s() + 300.0)))
+    assert (await until_ended(scene, delivery)).reason == "ok"
+    assert metric(scene, "possible_duplicates_total") == 1
+
+
+def dated(answer: Answer, scene: Scene) -> Answer:
+    return reply(0, date_s=float(int(scene.clock.now_s()))) if answer is OK else answer
+
+
 async def test_a_question_without_an_answer_is_put_again_and_decides_nothing() -> None:
     scene = make_scene(TIMEOUT)
     delivery = scene.delivery()

@@ -355,8 +355,9 @@ class Ladder:
         mine = set(map(id, doubt.attempts))
         points = call.params.get("points")
         times = execution_times(snapshot.entries, call.params["action"], int(points) if points else None)
-        if times is None:
-            return LogSays.UNDECIDED
+        begun_s = self._since(delivery.partition) if doubt.is_earlier else doubt.attempts[0].from_s
+        if times is None or begun_s < self._log.site_time.steady_from_s:
+            return LogSays.UNDECIDED  # entries from before the site's clock was set have times that mean nothing now
         others = [
             _made(noted, call, at)
             for noted in self._own.like(call)

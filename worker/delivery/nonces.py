@@ -8,7 +8,6 @@ before they refuse. So whatever follows an answer carries the next nonce.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import blake2b
 
 from worker.gigya.calls import Call
@@ -24,27 +23,11 @@ def nonce_of(
     `run` is empty for the live worker; a backfill and a replay make their calls anew on purpose, and have names of
     their own. `call.params` are those that are sent. `refusals` counts the answers so far that decided an attempt.
     """
-    name = call.name
-    digest = blake2b(digest_size=_BYTES)
-    for part in (
-        *(run, group, topic, str(partition), str(offset), str(timestamp_ms)),
-        *(str(name.event), name.rule, str(name.item)),
-        _digest(part for item in sorted(call.params.items()) for part in item),
-        str(refusals),
-    ):
-        _add(digest, part)
-    return digest.hexdigest()
-
-
-def _digest(parts: Iterable[str]) -> str:
-    digest = blake2b(digest_size=_BYTES)
-    for part in parts:
-        _add(digest, part)
-    return digest.hexdigest()
-
-
-def _add(digest: blake2b, part: str) -> None:
-    """Add one part with its length, so that ("a", "bc") and ("ab", "c") differ."""
-    encoded = part.encode("utf-8", "surrogatepass")
-    digest.update(b"%d:" % len(encoded))
-    digest.update(encoded)
+    event, rule, item = call.name
+    parts = [run, group, topic, rule]
+    for pair in sorted(call.params.items()):
+        parts += pair
+    # Each text with its length, so that ("a", "bc") and ("ab", "c") differ; numbers cannot run into each other.
+    texts = "".join([f"{len(part)}:{part}" for part in parts])
+    whole = f"{partition},{offset},{timestamp_ms},{event},{item},{refusals},{texts}"
+    return blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=_BYTES).hexdigest()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from worker.clock import Clock
+
+# What two estimates of one clock may differ by.
+_JITTER_S = 1.0
 
 
 class SiteTime:
@@ -10,10 +15,14 @@ class SiteTime:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.steady_from_s = -math.inf  # monotonic: the site's clock has not been set since
         self._ahead_s: float | None = None  # the site's Unix time minus our monotonic time
 
     def heard(self, server_time_s: float, sent_s: float, received_s: float) -> None:
         """Note a Date, of whole seconds: on average half a second older than the moment between the two times."""
+        earliest_s, latest_s = server_time_s - received_s, server_time_s + 1.0 - sent_s
+        if self._ahead_s is not None and not earliest_s - _JITTER_S <= self._ahead_s <= latest_s + _JITTER_S:
+            self.steady_from_s = received_s
         self._ahead_s = server_time_s + 0.5 - (sent_s + received_s) / 2.0
 
     @property
