@@ -173,6 +173,9 @@ class DryRunSender:
     def forget(self, delivery: Delivery) -> None:
         """Do nothing: no call is ever held."""
 
+    def abandon(self, delivery: Delivery) -> None:
+        """Do nothing: no call is ever in doubt."""
+
     def status(self) -> SiteStatus:
         return SiteStatus(
             site=self._site,

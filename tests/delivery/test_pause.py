@@ -104,3 +104,14 @@ async def test_the_status_tells_how_long_the_quota_makes_the_next_attempt_wait()
     assert 9.0 < scene.sender.status().permit_in_s < 11.0
     await scene.clock.advance(12.0)
     assert scene.sender.status().permit_in_s == 0.0
+
+
+async def test_a_call_that_an_operator_has_ended_in_doubt_leaves_nothing_open_behind() -> None:
+    scene = make_scene(TIMEOUT)
+    delivery = scene.delivery("u1")
+    await scene.once(delivery)
+    assert delivery.doubt is not None
+    assert any(scene.sender.ladder._left._open.values())
+    scene.sender.abandon(delivery)
+    assert not any(scene.sender.ladder._left._open.values())
+    assert not any(noted.is_open for noted in delivery.doubt.attempts)

@@ -86,6 +86,9 @@ class ScriptedSender:
     def forget(self, delivery: Delivery) -> None:
         self.forgotten.append(delivery)
 
+    def abandon(self, delivery: Delivery) -> None:
+        self.forgotten.append(delivery)
+
     def answer(self, uid: str, answer: Outcome | Later) -> None:
         self._answers.pop(uid).set_result(answer)
 

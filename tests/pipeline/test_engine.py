@@ -71,6 +71,8 @@ class Sender:
 
     def forget(self, delivery: Delivery) -> None: ...
 
+    def abandon(self, delivery: Delivery) -> None: ...
+
     async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
         uid = delivery.call.uid
         delivery.attempts += 1

@@ -216,6 +216,11 @@ class Sender:
         """Drop a call that is held: it is not ours any more."""
         self._standing.forget(delivery)
 
+    def abandon(self, delivery: Delivery) -> None:
+        """Drop a call that an operator has ended: nothing more will be known of it."""
+        self._standing.forget(delivery)
+        self.ladder.ended(delivery)
+
     async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
         """Make exactly one attempt; the permit is used up or given back, whatever happens."""
         unsent = self._without_request(delivery, permit)

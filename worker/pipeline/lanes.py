@@ -58,6 +58,10 @@ class SiteSender(Protocol):
         """Drop what is remembered of a call that is held: it is not ours any more."""
         ...
 
+    def abandon(self, delivery: Delivery) -> None:
+        """Drop what is remembered of a call that an operator has ended."""
+        ...
+
 
 class _State(Enum):
     READY = 1  # in the site's queue, waiting for room and a permit
@@ -199,7 +203,7 @@ class Lanes:
             if (lane := site.lanes.get(call.uid)) is not None:
                 withdrawn += self._drop_jobs(site, lane, lambda job: job.ticket is ticket)
         for job in withdrawn:
-            self._sites[job.delivery.call.site].sender.forget(job.delivery)
+            self._sites[job.delivery.call.site].sender.abandon(job.delivery)
         self._changed.set()
         return withdrawn
 
@@ -277,7 +281,7 @@ class Lanes:
             self._pop(site, lane)
             self._ended(job, result)
         elif job.ticket.parked is not None:
-            site.sender.forget(job.delivery)
+            site.sender.abandon(job.delivery)
             self._pop(site, lane)
             self._ended(job, parked_outcome(job.delivery, job.ticket.parked))
         else:
