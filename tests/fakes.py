@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from worker.clock import Clock, SystemClock
 from worker.errors import CommitRefused, TooLarge, WriteFailed
+from worker.kafka.membership import Found, untouched
 from worker.kafka.source import Owner, Position, SourceFailed
 from worker.model import KafkaRecord, Record, TopicPartition
 
@@ -112,6 +113,9 @@ class FakeSource:
         self._owner: Owner | None = None
         self._owned: frozenset[TopicPartition] = frozenset()
         self.trouble = ""
+        self.refuses_commits = False
+        self.keeps_metadata = True  # some brokers are set to refuse it
+        self._found: dict[TopicPartition, Found] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._lost: dict[TopicPartition, int] = {}
         self._failure: SourceFailed | None = None
@@ -182,13 +186,16 @@ class FakeSource:
                 max_records -= len(batch)
         return found
 
-    async def commit(self, positions: Mapping[TopicPartition, Position]) -> None:
+    async def commit(self, positions: Mapping[TopicPartition, Position]) -> bool:
         await asyncio.sleep(0)
-        if self._evicted.is_set() or not self._owned.issuperset(positions):
+        if self._evicted.is_set() or self.refuses_commits or not self._owned.issuperset(positions):
             raise CommitRefused("the group has given the partitions to another member")
         self.commits.append(dict(positions))
         for partition, position in positions.items():
-            self._cluster.committed[self._group_id, partition] = Position(*position)
+            self._cluster.committed[self._group_id, partition] = Position(
+                position.offset, position.metadata if self.keeps_metadata else ""
+            )
+        return self.keeps_metadata
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Position | None]:
         await asyncio.sleep(0)
@@ -202,6 +209,9 @@ class FakeSource:
 
     def position(self, partition: TopicPartition) -> int:
         return self._positions[partition]
+
+    def found(self, partition: TopicPartition) -> Found:
+        return self._found[partition]
 
     def highwater(self, partition: TopicPartition) -> int | None:
         return self._cluster.logs[partition].end if partition in self._owned else None
@@ -266,9 +276,10 @@ class FakeSource:
         if not any(known.values()):
             for one in every:
                 log = self._cluster.logs[one]
-                first = Position(log.beginning if self._start == "earliest" else log.end)
+                first = untouched(log.beginning if self._start == "earliest" else log.end)
                 known[one] = self._cluster.committed[self._group_id, one] = first
         found = known[partition]
+        self._found[partition] = Found(found, self._cluster.logs[partition].end)
         return self._cluster.logs[partition].beginning if found is None else found.offset
 
     def _note_gap(self, partition: TopicPartition) -> None:

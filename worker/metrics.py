@@ -32,7 +32,7 @@ class Metrics:
         self.records_read = self._counter("records_read", "Records taken from Kafka.", "topic")
         self.records_ended = self._counter(
             "records_ended",
-            "Records that ended, by end (filtered, done, stale, dead_lettered) and reason.",
+            "Records that ended, by end (filtered, done, stale, dead_lettered, already_done before a restart) and reason.",
             "topic",
             "end",
             "reason",
@@ -52,6 +52,11 @@ class Metrics:
         self.commits = self._counter("commits", "Offset commits, by result (ok, refused, failed).", "result")
         self.rebalances = self._counter("rebalances", "Assignments received.")
         self.dead_letters = self._counter("dead_letters", "Dead letters written, by reason.", "topic", "reason")
+        self.dead_letters_withdrawn = self._counter(
+            "dead_letters_withdrawn",
+            "Tombstones written for records that may have had a dead letter before a restart, and need none now.",
+            "topic",
+        )
         self.dead_letter_write_failures = self._counter(
             "dead_letter_write_failures", "Dead letter writes that failed once."
         )
@@ -81,6 +86,9 @@ class Metrics:
             "calls_waiting", "Calls that wait: gate, back-off, held, behind another call.", "site"
         )
         self.calls_in_flight = self._gauge("calls_in_flight", "Attempts started and not answered.", "site")
+        self.suspects = self._counter(
+            "suspect_calls", "Calls that an earlier process may have made: they are asked about first.", "topic"
+        )
         self.possible_duplicates = self._counter(
             "possible_duplicates", "Calls sent again though an earlier attempt may have been executed.", "site"
         )

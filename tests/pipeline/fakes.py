@@ -9,8 +9,11 @@ from worker.deadletters.record import DeadLetter
 from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
 from worker.gigya.calls import NOTIFY_ACTION, Call
+from worker.kafka.progress import Note
 from worker.model import CallName, Event, KafkaRecord, Outcome, OutcomeKind, Record, TopicPartition
+from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Job
+from worker.pipeline.offsets import Offsets
 from worker.pipeline.tickets import Ticket
 
 
@@ -128,6 +131,7 @@ class MemoryLetters:
 
     def __init__(self) -> None:
         self.written: list[DeadLetter] = []
+        self.withdrawn: list[int] = []
         self._accepting = asyncio.Event()
         self._accepting.set()
 
@@ -140,3 +144,24 @@ class MemoryLetters:
     async def write(self, letter: DeadLetter) -> None:
         await self._accepting.wait()
         self.written.append(letter)
+
+    async def withdraw(self, record: Record) -> None:
+        await self._accepting.wait()
+        self.withdrawn.append(record.offset)
+
+
+def commit_now(offsets: Offsets, handler: Handler | None = None) -> dict[TopicPartition, int]:
+    """Commit what is due as if Kafka said yes at once; return the offsets."""
+    due = offsets.due(Note())
+    named = offsets.acknowledged(due)
+    if handler is not None:
+        handler.named(named)
+    return {partition: commit.position.offset for partition, commit in due.items()}
+
+
+async def commit_when_due(offsets: Offsets, handler: Handler) -> None:
+    """Commit as soon as the handler asks for it, until cancelled."""
+    while True:
+        await handler.commit_due.wait()
+        handler.commit_due.clear()
+        commit_now(offsets, handler)

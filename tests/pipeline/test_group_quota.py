@@ -10,6 +10,7 @@ import pytest
 from worker.clock import ManualClock
 from worker.delivery.shares import SHARED
 from worker.errors import WorkerError
+from worker.kafka.progress import encode
 from worker.kafka.source import Position
 from worker.model import TopicPartition
 from worker.pipeline.group_quota import GroupQuota
@@ -101,7 +102,7 @@ class Group:
                 self.most_together = max(self.most_together, sum(self.rates()))
             for member, seat in zip(self.members, self.seats, strict=True):
                 for partition in seat.owned:
-                    self.broker.commits[partition] = Position(7, member.metadata)
+                    self.broker.commits[partition] = Position(7, encode(member.note))
 
     def rates(self) -> list[float]:
         return [sender.rate_per_s for sender in self.senders]

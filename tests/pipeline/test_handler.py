@@ -8,7 +8,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.pipeline.fakes import ListQueue, MemoryLetters, TableMapper, call, delivered, failed
+from tests.pipeline.fakes import (
+    ListQueue,
+    MemoryLetters,
+    TableMapper,
+    call,
+    commit_now,
+    commit_when_due,
+    delivered,
+    failed,
+)
 from worker.clock import ManualClock, settle
 from worker.errors import Undecodable
 from worker.metrics import Metrics
@@ -61,6 +70,10 @@ class House:
         assert progress is not None
         return progress
 
+    @property
+    def watermark(self) -> int:
+        return self.progress.committable
+
     def take(self, *values: bytes | None, first: int = 0, max_ahead: int = 10_000) -> int:
         records = [KafkaRecord("user-events", 0, first + index, value) for index, value in enumerate(values)]
         until_s = self.clock.monotonic_s() + 1
@@ -71,36 +84,40 @@ class House:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.handler.run())
+        tasks = [
+            asyncio.create_task(self.handler.run()),
+            asyncio.create_task(commit_when_due(self.offsets, self.handler)),
+        ]
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_a_record_that_nobody_wants_ends_at_once_and_may_be_committed() -> None:
     house = House()
     house.take(b"unknown", b"unknown")
-    assert house.offsets.due() == {P0: 2}
+    assert house.watermark == 2
     assert house.ledger.total(house.unfinished()).filtered == 2
 
 
 def test_a_tombstone_is_filtered() -> None:
     house = House()
     house.take(None)
-    assert house.offsets.due() == {P0: 1}
+    assert house.watermark == 1
     assert house.ledger.total(house.unfinished()).filtered == 1
 
 
 def test_a_wanted_record_holds_its_offset_until_all_its_calls_ended() -> None:
     house = House()
     house.take(b"unknown", b"two", b"unknown")
-    assert house.offsets.due() == {P0: 1}
+    assert house.watermark == 1
     house.handler.call_ended(house.queue.jobs[0], delivered())
-    assert house.offsets.due() == {P0: 1}
+    assert house.watermark == 1
     house.handler.call_ended(house.queue.jobs[1], delivered())
-    assert house.offsets.due() == {P0: 3}
+    assert house.watermark == 3
     assert house.ledger.balanced(house.unfinished())
 
 
@@ -120,11 +137,11 @@ async def test_the_offset_moves_only_after_the_dead_letter_was_acknowledged() ->
     async with house.running():
         house.take(b"broken")
         await settle()
-        assert house.offsets.due() == {}
+        assert house.watermark == 0
         assert house.handler.letters_under_way({P0})
         house.letters.accept()
         await settle()
-        assert house.offsets.due() == {P0: 1}
+        assert house.watermark == 1
         assert [letter.reason for letter in house.letters.written] == ["invalid_json"]
         assert not house.handler.letters_under_way({P0})
 
@@ -183,7 +200,7 @@ def test_a_bug_while_mapping_passes_no_offset() -> None:
     house.mapper.table["bug"] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         house.take(b"unknown", b"unknown", b"bug", b"unknown")
-    assert house.offsets.due() == {P0: 2}
+    assert house.watermark == 2
     assert house.ledger.balanced(house.unfinished())
 
 
@@ -193,7 +210,7 @@ def test_taking_stops_when_the_slice_of_time_is_used_up_and_goes_on_where_it_sto
     house.mapper.on_call = lambda: house.clock.step_monotonic(0.001)
     index = house.handler.take(house.progress, records, 0, until_s=house.clock.monotonic_s() + 0.02, max_ahead=10_000)
     assert 20 <= index < 60
-    assert house.offsets.due() == {P0: index}
+    assert house.watermark == index
     house.mapper.on_call = lambda: None
     assert house.handler.take(
         house.progress, records, index, until_s=house.clock.monotonic_s() + 1, max_ahead=10_000
@@ -248,15 +265,27 @@ async def test_a_letter_of_a_record_that_is_not_ours_any_more_keeps_no_place_fro
     assert [letter.record.offset for letter in house.letters.written] == [40]
 
 
-async def test_a_written_letter_makes_a_commit_due_at_once() -> None:
+async def test_a_letter_is_written_after_a_commit_that_names_its_record_and_makes_another_one_due_at_once() -> None:
     house = House()
-    async with house.running():
-        house.take(b"unknown")
-        await settle()
-        assert not house.handler.commit_due.is_set()
-        house.take(b"broken", first=1)
-        await settle()
-        assert house.handler.commit_due.is_set()
+    house.letters.refuse()
+    task = asyncio.create_task(house.handler.run())
+    due = house.handler.commit_due
+    house.take(b"broken")
+    assert due.is_set()
+    await settle()
+    assert not house.letters.written
+    due.clear()
+
+    commit_now(house.offsets, house.handler)
+    await settle()
+    assert not due.is_set()
+    house.letters.accept()
+    await settle()
+    assert len(house.letters.written) == 1
+    assert due.is_set()
+    assert commit_now(house.offsets) == {P0: 1}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_the_record_that_trips_the_flood_guard_and_all_later_ones_stay_unfinished() -> None:
@@ -266,7 +295,7 @@ async def test_the_record_that_trips_the_flood_guard_and_all_later_ones_stay_unf
         await settle()
     assert house.handler.tripped.is_set()
     assert len(house.letters.written) == 5
-    assert house.offsets.due() == {P0: 5}
+    assert house.watermark == 5
     assert house.handler.flood is not None
 
 

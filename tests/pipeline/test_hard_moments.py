@@ -11,7 +11,6 @@ from tests.fakes import FakeCluster, FakeSource
 from tests.pipeline.test_engine import GROUP, TOPIC, Member, World
 from worker.clock import settle
 from worker.delivery.deliveries import Delivery
-from worker.errors import CommitRefused
 from worker.kafka.source import Owner, SourceFailed
 from worker.model import Event, Outcome, Record, TopicPartition
 from worker.pipeline.engine import Ended
@@ -80,8 +79,7 @@ class RevokedWhileReading(FakeSource):
 async def test_a_bounded_run_passes_no_record_that_arrived_while_its_partition_was_taken_away() -> None:
     world = World(partitions=2)
     source = RevokedWhileReading(world.cluster)
-    member = world.start(until_end=True)
-    member.source = member.engine._source = source
+    member = world.start(until_end=True, source=source)
     world.site.latency_s = lambda: 3.0  # the drain of the other partition takes a while
     world.append("slow", partition=1)
     await world.until(lambda: bool(member.lanes.in_flight))
@@ -152,7 +150,11 @@ async def test_a_commit_that_was_refused_is_no_trouble_any_more_once_nothing_is_
     world = World()
     member = world.start()
     await world.clock.advance(2)
-    member.engine._commit_failed(CommitRefused("the group has given the partitions to another member"))
+    member.source.refuses_commits = True
+    world.append("u1")
+    await world.clock.advance(3)
+    assert member.engine.last_commit_error
+    await member.engine.partitions_revoked(frozenset(world.partitions))
 
     await world.clock.advance(5)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.kafka.progress import Note
 from worker.model import KafkaRecord, TopicPartition
 from worker.pipeline.offsets import Offsets, PartitionProgress
 from worker.pipeline.tickets import Ticket
 
 P0 = TopicPartition("user-events", 0)
 P1 = TopicPartition("user-events", 1)
+NOTE = Note("1f3a5c7e9b2d")
 
 
 def ticket(progress: PartitionProgress, offset: int) -> Ticket:
@@ -41,9 +43,18 @@ def start(progress: PartitionProgress, *numbers: int) -> list[Ticket]:
     return tickets
 
 
-def test_nothing_is_due_before_anything_was_taken() -> None:
-    offsets, _ = assigned(7)
-    assert offsets.due() == {}
+def commit_of(offsets: Offsets) -> dict[TopicPartition, int]:
+    """Commit what is due, successfully."""
+    due = offsets.due(NOTE)
+    offsets.acknowledged(due)
+    return {partition: commit.position.offset for partition, commit in due.items()}
+
+
+def test_what_is_due_first_is_a_horizon() -> None:
+    offsets, progress = assigned(7)
+    assert progress.horizon.below == 0
+    assert commit_of(offsets) == {P0: 7}
+    assert progress.horizon.below > 7
 
 
 def test_a_gap_holds_the_commit_back() -> None:
@@ -51,15 +62,15 @@ def test_a_gap_holds_the_commit_back() -> None:
     first, second, third = start(progress, 0, 1, 2)
     offsets.finish(second)
     offsets.finish(third)
-    assert offsets.due() == {}
+    assert commit_of(offsets) == {P0: 0}
     offsets.finish(first)
-    assert offsets.due() == {P0: 3}
+    assert commit_of(offsets) == {P0: 3}
 
 
 def test_records_that_nobody_wants_move_the_watermark_without_being_started() -> None:
     offsets, progress = assigned()
     progress.pass_to(500)
-    assert offsets.due() == {P0: 500}
+    assert commit_of(offsets) == {P0: 500}
 
 
 def test_records_that_nobody_wants_do_not_pass_an_unfinished_one() -> None:
@@ -67,19 +78,19 @@ def test_records_that_nobody_wants_do_not_pass_an_unfinished_one() -> None:
     progress.pass_to(5)
     (blocker,) = start(progress, 5)
     progress.pass_to(900)
-    assert offsets.due() == {P0: 5}
+    assert commit_of(offsets) == {P0: 5}
     assert progress.ahead == 895
     offsets.finish(blocker)
-    assert offsets.due() == {P0: 900}
+    assert commit_of(offsets) == {P0: 900}
 
 
 def test_holes_left_by_compaction_are_not_waited_for() -> None:
     offsets, progress = assigned()
     first, second = start(progress, 10, 4000)
     offsets.finish(first)
-    assert offsets.due() == {P0: 4000}
+    assert commit_of(offsets) == {P0: 4000}
     offsets.finish(second)
-    assert offsets.due() == {P0: 4001}
+    assert commit_of(offsets) == {P0: 4001}
 
 
 def test_a_late_finish_after_revocation_is_not_committed() -> None:
@@ -88,35 +99,34 @@ def test_a_late_finish_after_revocation_is_not_committed() -> None:
     assert offsets.forget({P0}) == [late]
     offsets.assign({P0: 0})
     assert not offsets.finish(late)
-    assert offsets.due() == {}
+    assert commit_of(offsets) == {P0: 0}
     assert late.is_void
 
 
 def test_nothing_is_committed_twice() -> None:
     offsets, progress = assigned()
     progress.pass_to(3)
-    offsets.committed(offsets.due(), "", offsets.epochs())
-    assert offsets.due() == {}
+    offsets.acknowledged(offsets.due(NOTE))
+    assert commit_of(offsets) == {}
 
 
 def test_a_commit_confirmed_for_an_earlier_assignment_is_not_believed_for_this_one() -> None:
     offsets, progress = assigned()
     progress.pass_to(9)
-    due, epochs = offsets.due(), offsets.epochs()
+    due = offsets.due(NOTE)
     offsets.forget({P0})
     offsets.assign({P0: 0})
-    offsets.committed(due, "", epochs)
+    offsets.acknowledged(due)
     again = offsets.get(P0)
     assert again is not None
     assert again.committed == 0
 
 
-def test_changed_metadata_is_a_reason_to_commit_an_offset_that_has_not_moved() -> None:
+def test_a_changed_note_is_a_reason_to_commit_an_offset_that_has_not_moved() -> None:
     offsets, _ = assigned(7)
-    assert offsets.due("a") == {P0: 7}
-    offsets.committed({P0: 7}, "a", offsets.epochs())
-    assert offsets.due("a") == {}
-    assert offsets.due("b") == {P0: 7}
+    offsets.acknowledged(offsets.due(Note("a1b2")))
+    assert offsets.due(Note("a1b2")) == {}
+    assert offsets.due(Note("a1b2", {"main": 3.0}))[P0].position.offset == 7
 
 
 def test_a_record_is_finished_once_only() -> None:
@@ -156,13 +166,14 @@ def test_any_finishing_order_never_skips_unfinished_work(data: st.DataObject) ->
             offset = data.draw(st.sampled_from(sorted(unfinished[partition])))
             assert offsets.finish(unfinished[partition].pop(offset))
         elif action == "commit":
-            due = offsets.due()
-            for committed_partition, offset in due.items():
+            due = offsets.due(NOTE)
+            for committed_partition, commit in due.items():
+                offset = commit.position.offset
                 assert all(each >= offset for each in unfinished[committed_partition])
                 assert offset <= position[committed_partition]
-            offsets.committed(due, "", offsets.epochs())
+            offsets.acknowledged(due)
     for partition in (P0, P1):
         for left in unfinished[partition].values():
             offsets.finish(left)
-    for partition, offset in offsets.due().items():
+    for partition, offset in commit_of(offsets).items():
         assert offset == position[partition]

@@ -112,7 +112,12 @@ class DeadLetter:
     @property
     def key(self) -> bytes:
         """Return the letter's key in the dead-letter topic: one record (of one run) has one letter there."""
-        return (place(self.record) + (f"/{self.run}" if self.run else "")).encode("utf-8", "surrogateescape")
+        return key_of(self.record, self.run)
+
+
+def key_of(record: Record, run: str = "") -> bytes:
+    """Return the key of a record's dead letter, and of the tombstone that withdraws it."""
+    return (place(record) + (f"/{run}" if run else "")).encode("utf-8", "surrogateescape")
 
 
 # --- what failures have in common --------------------------------------------------------------------------------

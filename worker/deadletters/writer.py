@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,10 +18,10 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from worker.clock import Clock, Timer
-from worker.deadletters.record import DeadLetter, as_reference, encode
+from worker.deadletters.record import DeadLetter, as_reference, encode, key_of
 from worker.errors import TooLarge, WriteFailed
 from worker.metrics import Metrics
-from worker.model import place
+from worker.model import Record, place
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -109,14 +110,39 @@ class DeadLetterWriter:
         Cancelled at any moment it leaves nothing behind; the letter may have been written or not. Writing it again is
         harmless: it has the same key in a compacted topic.
         """
+        async with self._turn():
+            await self._write_until_acknowledged(letter)
+        self._written += 1
+        self._metrics.dead_letters.labels(letter.record.topic, letter.reason).inc()
+
+    async def withdraw(self, record: Record) -> None:
+        """Return when a tombstone for the letter of this record is acknowledged; never gives up.
+
+        There may be no such letter: then the tombstone does nothing, and compaction removes it.
+        """
+        key = key_of(record)
+        async with self._turn():
+            while True:
+                await self._may_try.wait()
+                failures = self._failures
+                try:
+                    await self._producer.send(self._topic, key, None, ())
+                except (WriteFailed, TooLarge) as error:
+                    self._failed(error, failures)
+                else:
+                    self._succeeded()
+                    break
+        self._metrics.dead_letters_withdrawn.labels(record.topic).inc()
+        log.info("dead_letter.withdrawn", topic=self._topic, record=place(record))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
         self._waiting += 1
         try:
             async with self._permits:
-                await self._write_until_acknowledged(letter)
+                yield
         finally:
             self._waiting -= 1
-        self._written += 1
-        self._metrics.dead_letters.labels(letter.record.topic, letter.reason).inc()
 
     async def _write_until_acknowledged(self, letter: DeadLetter) -> None:
         message = encode(letter)

@@ -18,6 +18,7 @@ from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.clock import Clock
+from worker.kafka.progress import Note, Progress, fit
 from worker.model import TopicPartition
 
 ABANDON_LIMIT_S = 5.0
@@ -28,6 +29,18 @@ class Position(NamedTuple):
 
     offset: int
     metadata: str = ""
+
+
+class Found(NamedTuple):
+    """How a partition stood when it was assigned to us."""
+
+    committed: Position | None  # by the group; None: it never committed anything for it
+    end: int  # one above the last record that could be read
+
+
+def untouched(offset: int) -> Position:
+    """Return what is committed for a partition that nobody has worked on: what follows is not suspect."""
+    return Position(offset, fit(Note(), Progress(offset, offset))[0])
 
 
 class Membership:

@@ -19,7 +19,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from worker.clock import Clock
 from worker.errors import CommitRefused, StartFailed, WorkerError
 from worker.kafka.login import where, why
-from worker.kafka.membership import Membership, Position, abandon, position_of
+from worker.kafka.membership import Found, Membership, Position, abandon, position_of, untouched
 from worker.kafka.settings import KafkaSettings, connection
 from worker.kafka.watch import Watch
 from worker.kafka.wording import wording
@@ -93,6 +93,8 @@ class KafkaSource:
         self._reading: asyncio.Timeout | None = None
         self._failure: SourceFailed | None = None
         self._lost: dict[TopicPartition, int] = {}
+        self._found: dict[TopicPartition, Found] = {}
+        self._keeps_metadata = True
         self._watch = Watch(settings, clock)
         self._last_positions: dict[TopicPartition, int] = {}
 
@@ -245,6 +247,10 @@ class KafkaSource:
             self._last_positions[partition] = found
         return self._last_positions[partition]
 
+    def found(self, partition: TopicPartition) -> Found:
+        """Return how a partition of ours stood when it was assigned to us. KeyError for one never owned."""
+        return self._found[partition]
+
     def highwater(self, partition: TopicPartition) -> int | None:
         """Return the end of the partition as of its last fetch; None before one, and for one that is not ours."""
         if self._consumer is None or partition not in self._owned:
@@ -294,31 +300,41 @@ class KafkaSource:
 
     # -- committing --------------------------------------------------------------------------------------------------
 
-    async def commit(self, positions: Mapping[TopicPartition, Position]) -> None:
+    async def commit(self, positions: Mapping[TopicPartition, Position]) -> bool:
         """Commit all of `positions`, or none. Raises CommitRefused when one is not ours any more, else CommitFailed.
 
+        Returns whether their metadata was kept, too. A broker may be set to refuse it; it is not asked again then.
         Whether they are still ours is checked in the same step as the request is made: a commit by somebody outside
         succeeds while his group is empty. After CommitFailed it may have been done all the same.
         """
         membership = self._membership
         if membership is None or not positions:
-            return
+            return True
         if self._consumer is None or not self._owned.issuperset(positions):
             raise CommitRefused("the partitions were given back before the commit")
         if self._clock.monotonic_s() >= membership.lease_valid_until_s():
             raise CommitFailed("no heartbeat has been answered for a whole session: the commit waits for one")
+        if not self._keeps_metadata:
+            positions = {partition: Position(one.offset) for partition, one in positions.items()}
         try:
             await membership.commit(positions, limit_s=COMMIT_LIMIT_S)
         except kafka_errors.OffsetMetadataTooLargeError as error:
-            if not any(one.metadata for one in positions.values()):
+            if not self._keeps_metadata:
                 raise CommitFailed(f"offsets could not be committed: {wording(error)}") from error
-            log.warning("commit.metadata_refused", characters=max(len(one.metadata) for one in positions.values()))
-            await self.commit({partition: Position(one.offset) for partition, one in positions.items()})
+            self._keeps_metadata = False
+            log.warning(
+                "commit.metadata_refused",
+                characters=max(len(one.metadata) for one in positions.values()),
+                remedy="set offset.metadata.max.bytes of the brokers to 4096, their default, and restart. Until then "
+                "a restart may repeat calls, and members share a site's quota by their partitions",
+            )
+            return await self.commit(positions)
         except (kafka_errors.CommitFailedError, kafka_errors.IllegalStateError) as error:
             raise CommitRefused("the group has given the partitions to another member") from error
         except (kafka_errors.KafkaError, OSError) as error:
             text = await why(self._settings, error)
             raise CommitFailed(f"offsets could not be committed: {text}") from error
+        return self._keeps_metadata
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Position | None]:
         """Return what the group has committed, ours or not; None where nothing is. Raises SourceFailed."""
@@ -396,23 +412,27 @@ class KafkaSource:
         if not partitions:
             return
         consumer = self._started()
-        starts = await self._starts(partitions)
+        known = await self._committed_or_begun(partitions)
         beginnings = await self._ask(consumer.beginning_offsets, partitions)
-        for partition, offset in starts.items():
+        ends = await self._ask(consumer.end_offsets, partitions)
+        for partition, position in known.items():
+            self._found[partition] = Found(position, ends[partition])
+            offset = beginnings[partition] if position is None else position.offset
             if offset >= beginnings[partition]:  # beyond the end: the broker says so when it is asked for a record
                 consumer.seek(Theirs(*partition), offset)
             else:
                 self._note_gap(partition, offset, beginnings[partition])
 
-    async def _starts(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return where each partition begins: its committed offset, or what `kafka.start` says.
+    async def _committed_or_begun(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, Position | None]:
+        """Return what the group has committed, or what it begins with now, by `kafka.start`.
 
         `kafka.start` counts only for a topic of which the group has no offset in any partition. Then the owner of its
         partition 0 commits the start of all, and the others wait for that: each deciding for itself, one would take
         the other's first commit for proof that its own partition is a later one, or put `latest` further than where
-        the other has begun. A single partition without an offset is a later one: from its beginning.
+        the other has begun. A single partition without an offset (None) is a later one: from its beginning.
         """
-        consumer, starts = self._started(), {}
+        consumer = self._started()
+        found: dict[TopicPartition, Position | None] = {}
         for topic in {partition.topic for partition in partitions}:
             numbers = consumer.partitions_for_topic(topic)
             if not numbers:
@@ -422,12 +442,8 @@ class KafkaSource:
             known = await self.committed({*every, *mine})
             if not any(known.values()):
                 known = await self._first_starts(every, is_decider=TopicPartition(topic, 0) in partitions)
-            late = [partition for partition in mine if known.get(partition) is None]
-            beginnings = await self._ask(consumer.beginning_offsets, late) if late else {}
-            for partition in mine:
-                position = known.get(partition)
-                starts[partition] = beginnings[partition] if position is None else position.offset
-        return starts
+            found.update({partition: known.get(partition) for partition in mine})
+        return found
 
     async def _first_starts(
         self, every: Sequence[TopicPartition], *, is_decider: bool
@@ -435,7 +451,7 @@ class KafkaSource:
         if is_decider and self._membership is not None:
             consumer = self._started()
             of_topic = consumer.beginning_offsets if self._settings.start == "earliest" else consumer.end_offsets
-            first = {partition: Position(offset) for partition, offset in (await self._ask(of_topic, every)).items()}
+            first = {partition: untouched(offset) for partition, offset in (await self._ask(of_topic, every)).items()}
             await self._membership.commit(first, limit_s=COMMIT_LIMIT_S)
             log.info("source.started_new_group", topic=every[0].topic, start=self._settings.start)
             return first

@@ -11,23 +11,23 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import structlog
 
 from worker.clock import Clock
-from worker.errors import CommitRefused, WorkerError
-from worker.kafka.source import Owner, Position
+from worker.errors import WorkerError
 from worker.metrics import Metrics
 from worker.model import Record, TopicPartition
+from worker.pipeline.commits import CommitLoop, Notes
+from worker.pipeline.earlier import Earlier, earlier_of
 from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets, PartitionProgress
+from worker.pipeline.source import Source
 
 log = structlog.get_logger(__name__)
 
-COMMIT_EVERY_S = 1.0
 # How often the partitions' ends are asked for. A fetch tells them, too, but in an outage nothing is fetched.
 ENDS_EVERY_S = 15.0
 # Records are taken for so long at a stretch; then senders, heartbeats and commits get their turn. Without it a backlog
@@ -35,67 +35,6 @@ ENDS_EVERY_S = 15.0
 SLICE_S = 0.005
 READ_TIMEOUT_S = 0.2
 READ_MAX_RECORDS = 2_000
-
-
-class Source(Protocol):
-    """Where records come from and offsets go to. The contract tests in tests/contracts hold it to this text."""
-
-    async def start(self, owner: Owner) -> None:
-        """Join the group. `owner` hears of every assignment before a record of it is handed out."""
-        ...
-
-    async def stop(self) -> None:
-        """Leave the group, after the owner has given up its partitions."""
-        ...
-
-    async def read(
-        self, partitions: Collection[TopicPartition], *, max_records: int, timeout_s: float
-    ) -> Mapping[TopicPartition, Sequence[Record]]:
-        """Return what has arrived of these partitions, in offset order each; {} when nothing did in time."""
-        ...
-
-    async def commit(self, positions: Mapping[TopicPartition, Position]) -> None:
-        """Commit, if they are still ours; `CommitRefused` when not, another WorkerError when the broker is away."""
-        ...
-
-    def position(self, partition: TopicPartition) -> int:
-        """Return the offset the next read starts at: above markers and compacted records at a partition's end."""
-        ...
-
-    async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Return one above the last offset of each partition."""
-        ...
-
-    def highwater(self, partition: TopicPartition) -> int | None:
-        """Return the partition's end as of the last fetch; None before one."""
-        ...
-
-    def held_back(self, partition: TopicPartition) -> int:
-        """Return how many offsets wait behind a transaction that has not ended."""
-        ...
-
-    @property
-    def lost(self) -> Mapping[TopicPartition, int]:
-        """Return the partitions whose next offset is gone (retention), with the number of records that were lost."""
-        ...
-
-    @property
-    def trouble(self) -> str:
-        """Return why the brokers have not been heard of for a whole session; empty while all is well."""
-        ...
-
-
-class Notes(Protocol):
-    """What this member tells the group with its commits."""
-
-    @property
-    def metadata(self) -> str:
-        """Return what every commit carries now."""
-        ...
-
-    def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Hear of a new assignment, before a record of it is handed out."""
-        ...
 
 
 class Ended(StrEnum):
@@ -163,12 +102,20 @@ class Engine:
         self._notes = notes
         self._ends: Mapping[TopicPartition, int] = {}
         self._stop = asyncio.Event()
-        self._commit_lock = asyncio.Lock()
         self._turn = 0
         self._listen_again_s = 0.0
         self._newest_ends: Mapping[TopicPartition, int] = {}
         self._pending: dict[TopicPartition, _Pending] = {}
-        self.last_commit_error = ""
+        self._commits = CommitLoop(
+            source=source,
+            handler=handler,
+            lanes=lanes,
+            offsets=offsets,
+            clock=clock,
+            metrics=metrics,
+            max_ahead=max_ahead,
+            notes=notes,
+        )
         self.has_joined = False
         self._has_no_share = False
 
@@ -214,7 +161,7 @@ class Engine:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lanes.run(), name="lanes")
             tasks.create_task(self._handler.run(), name="dead-letters")
-            tasks.create_task(self._commit_loop(), name="commit")
+            tasks.create_task(self._commits.run(), name="commit")
             tasks.create_task(self._guard_watch(), name="flood-guard")
             tasks.create_task(self._watch_ends(), name="ends")
 
@@ -306,7 +253,7 @@ class Engine:
     def _has_room(self, progress: PartitionProgress, offset: int) -> bool:
         if not self._handler.has_room(progress.partition):
             return False
-        return not progress.unfinished or offset - progress.committable < self._max_ahead
+        return not progress.unfinished or (offset - progress.committable < self._max_ahead and progress.has_words)
 
     def _with_room(self) -> list[TopicPartition]:
         """Return the partitions to read further, each time beginning with another one.
@@ -360,49 +307,6 @@ class Engine:
             progress.pass_to(read_to)
         return True
 
-    # Committing
-
-    async def _commit_loop(self) -> None:
-        while True:
-            await self._commit_time()
-            try:
-                await self._commit(None)
-            except WorkerError as error:
-                self._commit_failed(error)
-
-    async def _commit_time(self) -> None:
-        """Wait until the next commit is due: a second, or less when a dead letter was written."""
-        due = self._handler.commit_due
-        timer = self._clock.call_later(COMMIT_EVERY_S, due.set)
-        try:
-            await due.wait()
-        finally:
-            timer.cancel()
-            due.clear()
-
-    async def _commit(self, partitions: Collection[TopicPartition] | None) -> None:
-        """Commit what is due. What is due is asked for under the lock: two commits must not overtake each other."""
-        async with self._commit_lock:
-            metadata = self._notes.metadata if self._notes is not None else ""
-            due = self._offsets.due(metadata, partitions)
-            if not due:
-                if partitions is None:
-                    self.last_commit_error = ""  # what could not be committed is not ours any more
-                return
-            epochs = self._offsets.epochs()
-            await self._source.commit({partition: Position(offset, metadata) for partition, offset in due.items()})
-            self._offsets.committed(due, metadata, epochs)
-            self.last_commit_error = ""
-            self._metrics.commits.labels("ok").inc()
-
-    def _commit_failed(self, error: WorkerError) -> None:
-        """Note a commit that did not happen. Nothing is lost: the next one carries the same or more."""
-        result = "refused" if isinstance(error, CommitRefused) else "failed"
-        self._metrics.commits.labels(result).inc()
-        if not self.last_commit_error:
-            log.warning("commit.failed", result=result, error=str(error))
-        self.last_commit_error = str(error)
-
     # Assignment
 
     async def partitions_assigned(self, partitions: frozenset[TopicPartition]) -> None:
@@ -410,10 +314,7 @@ class Engine:
         self._metrics.rebalances.inc()
         self.has_joined = True
         self._has_no_share = not partitions
-        self._offsets.assign({partition: self._source.position(partition) for partition in partitions})
-        for partition, epoch in self._offsets.epochs().items():
-            if partition in partitions:
-                self._ledger.assigned(partition, epoch)
+        self._begin(partitions, self._earlier(partitions))
         if self._notes is not None:
             self._notes.assigned(partitions)
         if self._until_end:
@@ -422,6 +323,30 @@ class Engine:
                 self._ends = {**self._ends, **await self._source.end_offsets(missing)}
         log.info("partitions.assigned", partitions=sorted(map(str, partitions)))
         self._handler.changed.set()
+
+    def _begin(self, partitions: frozenset[TopicPartition], earlier: Mapping[TopicPartition, Earlier]) -> None:
+        positions = {partition: self._source.position(partition) for partition in partitions}
+        self._offsets.assign(positions, earlier, self._clock.monotonic_s())
+        for progress in self._offsets:
+            if progress.partition in partitions:
+                self._ledger.assigned(progress.partition, progress.epoch)
+                self._lanes.keep_to(progress.partition, progress.horizon)
+        self._handler.commit_due.set()  # calls wait for their first horizon
+
+    def _earlier(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Earlier]:
+        """Return what earlier owners have left of these partitions."""
+        earlier = {
+            partition: earlier_of(self._source.found(partition), max_ahead=self._max_ahead) for partition in partitions
+        }
+        for partition, each in earlier.items():
+            if each.ignored:
+                log.warning(
+                    "progress.ignored",
+                    partition=str(partition),
+                    why=each.ignored,
+                    suspects_below=each.suspect_below,
+                )
+        return earlier
 
     async def partitions_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Finish what can be finished, commit, and forget these partitions."""
@@ -444,12 +369,12 @@ class Engine:
                 progress.is_closing = True
         until_s = self._clock.monotonic_s() + self._drain_s
         await self._lanes.drain(partitions, until_s=until_s)
+        for progress in self._offsets:
+            if progress.partition in partitions:
+                progress.is_drained = True  # from here on a commit names what may have been executed, call by call
         while self._handler.letters_under_way(set(partitions)) and self._clock.monotonic_s() < until_s:
             await self._clock.sleep(0.01)
-        try:
-            await self._commit(partitions)
-        except WorkerError as error:
-            self._commit_failed(error)
+        await self._commits.try_commit(partitions)
 
     async def _drain_all(self, background: asyncio.Task[None]) -> None:
         """Drain what we own. Ends with the background: without it nothing in flight would ever be heard of."""
@@ -463,6 +388,11 @@ class Engine:
         finally:
             draining.cancel()
             await asyncio.gather(draining, return_exceptions=True)
+
+    @property
+    def last_commit_error(self) -> str:
+        """Return why the last commit did not happen; empty if it did."""
+        return self._commits.last_error
 
     def lost(self) -> Mapping[TopicPartition, int]:
         """Return the partitions that stand still because retention deleted what came next."""

@@ -11,7 +11,7 @@ import structlog
 from worker.clock import Clock
 from worker.delivery.shares import SHARED, Share, Wish, divide, divisible, wanted_per_s
 from worker.errors import WorkerError
-from worker.kafka.progress import Note, decode, encode
+from worker.kafka.progress import Note, decode
 from worker.kafka.source import Position
 from worker.model import TopicPartition
 
@@ -90,9 +90,9 @@ class GroupQuota:
         return {site: rate / quota if rate is not None and quota else 0.0 for site, rate, quota in rates}
 
     @property
-    def metadata(self) -> str:
+    def note(self) -> Note:
         """Return what this member's commits carry."""
-        return encode(Note(self._member, self._wanted))
+        return Note(self._member, dict(self._wanted))
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Begin anew with the even share; at this moment every member does."""

@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
 
 from worker.clock import Clock
-from worker.deadletters.ends import CallEnd
-from worker.deadletters.record import DeadLetter, fingerprint
 from worker.delivery.deliveries import Delivery
 from worker.errors import RecordError
 from worker.gigya.calls import Call
+from worker.kafka.progress import RULES_DIGITS
 from worker.metrics import Metrics
 from worker.model import Event, Json, Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
 from worker.pipeline.flood_guard import Flood, FloodGuard
 from worker.pipeline.lanes import Job
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.letters import Letters, LetterWriter, blame
 from worker.pipeline.offsets import Offsets, PartitionProgress
 from worker.pipeline.parking import PARKED, Parked, parked_outcome
 from worker.pipeline.room import Room
@@ -30,12 +29,11 @@ from worker.pipeline.tickets import Ticket
 
 log = structlog.get_logger(__name__)
 
-# Dead letters under way at once. The broker acknowledges in milliseconds; a flood is stopped by the guard, not here.
-LETTERS_IN_FLIGHT = 32
 # Enough of the rules' digest to tell two versions apart in a log line.
 DIGEST_DIGITS = 12
 # How many records are taken between two looks at the clock.
 LOOK_EVERY = 16
+_REASONS = {RecordEnd.FILTERED: "unwanted"}  # of the others the end says it all
 
 
 class CallQueue(Protocol):
@@ -52,14 +50,6 @@ class Mapper(Protocol):
     """Turns events into calls. Pure: it may raise `RecordError`, and nothing else."""
 
     def calls(self, record: Record, event: Event) -> tuple[Call, ...]: ...
-
-
-class LetterWriter(Protocol):
-    """Writes dead letters durably."""
-
-    async def write(self, letter: DeadLetter) -> None:
-        """Return when the letter is acknowledged; retries for ever, so that no offset moves without it."""
-        ...
 
 
 class Handler:
@@ -85,7 +75,6 @@ class Handler:
         self._mapper = mapper
         self._rules_digest = rules_digest
         self.queue = queue  # set by whoever wires handler and lanes, which need each other
-        self._letters = letters
         self._offsets = offsets
         self._ledger = ledger
         self._guard = guard
@@ -95,11 +84,9 @@ class Handler:
         self._counts = _Counts(metrics)
         self._log = log.bind()  # once: the proxy of the module binds anew for every line
         self._room = Room(max_held_bytes)
-        self._dead: deque[Ticket] = deque()
-        self._dead_waiting = asyncio.Event()
-        self._writing: dict[Ticket, asyncio.Task[None]] = {}
+        self._letters = Letters(writer=letters, clock=clock, ended=self._end)
         self._number = 0
-        self.commit_due = asyncio.Event()  # a letter was written: its offset should follow before a restart repeats it
+        self.commit_due = self._letters.commit_due
         self.changed = asyncio.Event()  # a record ended: there may be room, or something to commit
         self.tripped = asyncio.Event()  # the flood guard holds the worker
         self.released = asyncio.Event()  # it held, and an operator has let it go on
@@ -124,13 +111,18 @@ class Handler:
         Returns the index of the first record that was not taken. What is not wanted by any rule ends here.
         """
         decode, calls_of = self._decode, self._mapper.calls
-        unwanted = empty = 0
+        unwanted = empty = known = 0
+        earlier = progress.earlier
+        done = earlier.done if progress.position < earlier.done.end else None
         index = begin
         try:
             for index in range(begin, len(records)):
                 record = records[index]
                 if not index % LOOK_EVERY and self._is_enough(progress, record, until_s, max_ahead):
                     break
+                if done is not None and record.offset in done:
+                    known += 1
+                    continue
                 try:
                     events = decode(record)
                     if len(events) == 1:
@@ -144,6 +136,8 @@ class Handler:
                     if self._room.is_tight and not self.has_room(progress.partition):
                         break  # looked at for each: some records are a megabyte
                     self._start(progress, record, calls)
+                elif record.offset in earlier.started and earlier.may_have_letter(record.offset):
+                    self._start_unwanted(progress, record)
                 elif events:
                     unwanted += 1
                 else:
@@ -154,19 +148,24 @@ class Handler:
             # Also when a bug raises: what was taken is counted, and the record that raised is not passed.
             if index > begin:
                 progress.pass_to(records[index - 1].offset + 1)
-                self._count_filtered(progress, index - begin, unwanted, empty)
+                self._count(progress, index - begin, unwanted=unwanted, empty=empty, known=known)
         return index
 
     def _is_enough(self, progress: PartitionProgress, record: Record, until_s: float, max_ahead: int) -> bool:
         if self._clock.monotonic_s() >= until_s or not self.has_room(progress.partition) or self.tripped.is_set():
             return True
+        if not progress.unfinished:
+            return False
         # Counted to the record itself: with gaps (compaction) the position jumps.
-        return bool(progress.unfinished) and record.offset - progress.committable >= max_ahead
+        return record.offset - progress.committable >= max_ahead or not progress.has_words
 
-    def _count_filtered(self, progress: PartitionProgress, taken: int, unwanted: int, empty: int) -> None:
+    def _count(self, progress: PartitionProgress, taken: int, *, unwanted: int, empty: int, known: int) -> None:
         topic = progress.partition.topic
         self._metrics.records_read.labels(topic).inc(taken)
         self._ledger.read(progress.partition, taken)
+        if known:
+            self._ledger.already_done(progress.partition, known)
+            self._metrics.records_ended.labels(topic, "already_done", "already_done").inc(known)
         for count, reason in ((unwanted, "unwanted"), (empty, "no_value")):
             if count:
                 self._ledger.filtered(progress.partition, count, reason)
@@ -176,11 +175,33 @@ class Handler:
         ticket = self._ticket(progress, record, calls)
         queue = self.queue
         assert queue is not None  # noqa: S101  # wired before the first record is read
-        for index, call in enumerate(calls):
+        offset, suspects, is_ended = record.offset, 0, True
+        before = progress.earlier.calls(offset, ticket.rules_digest[:RULES_DIGITS], len(calls))
+        for index, (call, known) in enumerate(zip(calls, before, strict=True)):
+            if known.outcome is not None:
+                ticket.call_ended(index, known.outcome)
+                continue
+            is_ended = False
+            suspects += known.suspect
             delivery = Delivery(
-                call=call, partition=progress.partition, offset=record.offset, timestamp_ms=record.timestamp
+                call=call,
+                partition=progress.partition,
+                offset=offset,
+                timestamp_ms=record.timestamp,
+                suspect=known.suspect,
             )
+            ticket.deliveries[index] = delivery
             queue.join(Job(delivery, ticket, index))
+        if suspects:
+            self._metrics.suspects.labels(progress.partition.topic).inc(suspects)
+        if is_ended:
+            self._conclude(ticket)
+
+    def _start_unwanted(self, progress: PartitionProgress, record: Record) -> None:
+        """Start a record that no rule wants, and of which there may be a dead letter from before: it goes first."""
+        ticket = self._ticket(progress, record, ())
+        self._guard.ended(ticket.number)
+        self._letters.withdraw(ticket, RecordEnd.FILTERED)
 
     def _start_dead(self, progress: PartitionProgress, record: Record, error: RecordError) -> None:
         ticket = self._ticket(progress, record, ())
@@ -197,7 +218,9 @@ class Handler:
             started_s=self._clock.monotonic_s(),
             calls=calls,
             outcomes=[None] * len(calls),
+            deliveries=[None] * len(calls),
             rules_digest=self._rules_digest,
+            may_have_letter=progress.earlier.may_have_letter(record.offset),
         )
         self._number += 1
         progress.start(ticket)
@@ -215,19 +238,24 @@ class Handler:
             self._counts.event_to_call(call.site, max(0.0, age_s))
         if ticket.call_ended(job.call_index, outcome):
             self._conclude(ticket)
+        elif not ticket.is_void:
+            self._offsets.changed(ticket)
 
     def _conclude(self, ticket: Ticket) -> None:
         end = ticket.end()
         if end is not RecordEnd.DEAD_LETTERED:
             self._guard.ended(ticket.number)
-            self._end(ticket, end)
+            if ticket.may_have_letter:
+                self._letters.withdraw(ticket, end)
+            else:
+                self._end(ticket, end)
             return
         ticket.last_reason = "dead_letter"
         if ticket.parked is not None:
             self._guard.parked(ticket.number)
         if ticket.parked is not None or self._guard.died(ticket.number):
-            self._dead.append(ticket)
-            self._dead_waiting.set()
+            self._letters.bury(ticket)
+            self._offsets.changed(ticket)
         else:
             # Decided before the write: this record and all later ones stay unfinished, so that nothing is lost to a
             # topic of dead letters when the rules are mended.
@@ -262,7 +290,7 @@ class Handler:
         It counts for the flood guard neither as dead nor as a record. What its attempts in flight bring counts: if all
         calls end well, there is no letter.
         """
-        if ticket.parked is not None or ticket in self._writing or ticket in self._dead:
+        if ticket.parked is not None or ticket in self._letters:
             return False
         ticket.parked = parked
         ticket.last_reason = PARKED
@@ -278,65 +306,17 @@ class Handler:
 
     async def run(self) -> None:
         """Write dead letters until cancelled. A letter that is being written when it is cancelled stays unfinished."""
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(LETTERS_IN_FLIGHT):
-                tasks.create_task(self._write_letters(), name=f"dead-letters-{number}")
+        await self._letters.run()
 
-    async def _write_letters(self) -> None:
-        while True:
-            while not self._dead:
-                self._dead_waiting.clear()
-                await self._dead_waiting.wait()
-            ticket = self._dead.popleft()
-            if ticket.is_void:
-                continue
-            if await self._is_written(ticket):
-                self._end(ticket, RecordEnd.DEAD_LETTERED)
-                self.commit_due.set()
-
-    async def _is_written(self, ticket: Ticket) -> bool:
-        """Return whether the letter is acknowledged, and the record still ours.
-
-        A write that its record's revocation overtakes is given up: its letter would outlive its reason, and keep a
-        place from letters that are wanted.
-        """
-        writing = self._writing[ticket] = asyncio.create_task(self._letters.write(self._letter(ticket)))
-        try:
-            await asyncio.wait({writing})
-            if not ticket.is_void:
-                writing.result()
-        finally:
-            writing.cancel()
-            del self._writing[ticket]
-        return not ticket.is_void
-
-    def _letter(self, ticket: Ticket) -> DeadLetter:
-        reason, text, site, code, rule, parameter = _blame(ticket)
-        now_s = self._clock.now_s()
-        return DeadLetter(
-            record=ticket.record,
-            reason=reason,
-            text=text,
-            fingerprint=fingerprint(reason=reason, code=code, rule=rule, parameter=parameter, text=text),
-            calls=tuple(
-                CallEnd(call.name, outcome)
-                for call, outcome in zip(ticket.calls, ticket.outcomes, strict=True)
-                if outcome is not None
-            ),
-            site=site,
-            first_s=now_s - (self._clock.monotonic_s() - ticket.started_s),
-            last_s=now_s,
-            rules_digest=ticket.rules_digest,
-            code=code,
-            rule=rule,
-            parameter=parameter,
-        )
+    def named(self, tickets: Iterable[Ticket]) -> None:
+        """Hear that the group's commit names these records: their dead letters may be written."""
+        self._letters.named(tickets)
 
     def _end(self, ticket: Ticket, end: RecordEnd) -> None:
         """Let the offset pass this record. The one place where that happens for a record that was started."""
         ticket.is_ended = True
         self._room.give_back(ticket.partition, ticket.size_bytes)
-        reason = _blame(ticket)[0] if end is RecordEnd.DEAD_LETTERED else str(end)
+        reason = blame(ticket)[0] if end is RecordEnd.DEAD_LETTERED else _REASONS.get(end, str(end))
         if not self._offsets.finish(ticket):
             return
         self._ledger.ended(ticket.partition, end, reason, epoch=ticket.epoch)
@@ -390,11 +370,8 @@ class Handler:
             if not ticket.is_ended:
                 self._guard.forgotten(ticket.number)
                 self._room.give_back(ticket.partition, ticket.size_bytes)
-        self._dead = deque(ticket for ticket in self._dead if not ticket.is_void)
+        self._letters.forget()
         self._refused = [ticket for ticket in self._refused if not ticket.is_void]
-        for ticket, writing in self._writing.items():
-            if ticket.is_void:
-                writing.cancel()
 
     @property
     def held_bytes(self) -> int:
@@ -419,7 +396,7 @@ class Handler:
 
     def letters_under_way(self, partitions: set[TopicPartition]) -> bool:
         """Return whether dead letters of these partitions wait to be written or acknowledged."""
-        return bool(self._writing) or any(ticket.partition in partitions for ticket in self._dead)
+        return self._letters.are_under_way(partitions)
 
 
 class _Counts:
@@ -450,15 +427,3 @@ class _Counts:
         if observe is None:
             observe = self._ages[site] = self._metrics.event_to_call_s.labels(site).observe
         observe(age_s)
-
-
-def _blame(ticket: Ticket) -> tuple[str, str, str, int | None, str, str]:
-    """Return reason, text, site, code, rule and parameter of what made this record a dead letter."""
-    if ticket.error_reason:
-        return ticket.error_reason, ticket.error_text, "", None, ticket.error_rule, ticket.error_parameter
-    index = ticket.blamed_call()
-    if index is None:
-        raise AssertionError(f"{place(ticket.record)} is no dead letter")
-    call, outcome = ticket.calls[index], ticket.outcomes[index]
-    assert outcome is not None  # noqa: S101  # blamed_call looks at ended calls only
-    return outcome.reason, outcome.text, call.site, outcome.code, call.name.rule, ""

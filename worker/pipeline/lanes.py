@@ -7,6 +7,9 @@ off blocks nobody else.
 What waits is plain data: only attempts in flight are tasks. An outage of any length then costs the memory of its
 calls, which the engine bounds, and not a task for each of them.
 
+A call behind its partition's horizon (`horizon.py`) is not ready yet: its lane stands aside until a commit has moved
+the horizon.
+
 One dispatcher per site takes a permit when a lane is ready, and only then picks the lane: a request never ages between
 its permit and its signature, and while a site is in trouble each probe is another user's call.
 """
@@ -14,6 +17,7 @@ its permit and its signature, and while a site is in trouble each probe is anoth
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +29,7 @@ from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
 from worker.gigya.calls import Call
 from worker.model import Outcome, TopicPartition
+from worker.pipeline.horizon import Horizon
 from worker.pipeline.parking import parked_outcome
 from worker.pipeline.tickets import Ticket
 
@@ -68,6 +73,7 @@ class _State(Enum):
     IN_FLIGHT = 2
     BACKOFF = 3  # a timer will make it ready
     HELD = 4  # the sender will release it
+    BEHIND = 5  # a commit that moves the horizon will make it ready
 
 
 class Job(NamedTuple):
@@ -95,6 +101,22 @@ class _Lane:
             self.timer = None
 
 
+class _Behind(NamedTuple):
+    """A lane whose first call waits for the horizon. Stale once the lane has another first call."""
+
+    offset: int
+    site: _Site
+    lane: _Lane
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What the lanes know of a partition whose calls keep to a horizon."""
+
+    horizon: Horizon
+    behind: list[_Behind]  # by offset, ascending
+
+
 class _Site:
     """The lanes of one site. A lane exists only while it has jobs."""
 
@@ -107,11 +129,7 @@ class _Site:
         self.jobs = 0
         self.in_flight = 0
         self.places = 0  # in flight, or kept for the attempt that waits for its permit
-
-    def make_ready(self, lane: _Lane) -> None:
-        lane.state = _State.READY
-        self.ready.append(lane)
-        self.wake.set()
+        self.behind: set[_Lane] = set()  # lanes that only a horizon keeps from being ready
 
     def take_ready(self) -> _Lane | None:
         while self.ready:
@@ -156,6 +174,8 @@ class Lanes:
         self._clock = clock
         self._ended = ended
         self.attempts_ended = 0
+        self.renew: Callable[[], None] = lambda: None  # asks for a commit that moves a horizon; set by who commits
+        self._horizons: dict[TopicPartition, _Partition] = {}
         self._closing: set[TopicPartition] = set()
         self._jobs_of: dict[TopicPartition, int] = {}
         self._changed = asyncio.Event()
@@ -178,11 +198,31 @@ class Lanes:
         if lane is None:
             lane = site.lanes[call.uid] = _Lane(call.uid)
             lane.jobs.append(job)
-            site.make_ready(lane)
+            self._make_ready(site, lane)
         else:
             lane.jobs.append(job)
         site.jobs += 1
         self._jobs_of[job.ticket.partition] = self._jobs_of.get(job.ticket.partition, 0) + 1
+
+    def keep_to(self, partition: TopicPartition, horizon: Horizon) -> None:
+        """Attempt no call of this partition that is not below its horizon. Without one there is no such limit."""
+        self._horizons[partition] = _Partition(horizon, [])
+
+    def behind_horizon(self, partition: TopicPartition) -> list[int]:
+        """Return the offsets of the calls that only wait for a higher horizon, ascending."""
+        known = self._horizons.get(partition)
+        return [behind.offset for behind in known.behind] if known is not None else []
+
+    def horizon_moved(self, partition: TopicPartition) -> None:
+        """Let the calls go on that are below it now."""
+        known = self._horizons.get(partition)
+        if known is None or not known.behind:
+            return
+        count = bisect_left(known.behind, known.horizon.below, key=_offset_of)
+        below, known.behind = known.behind[:count], known.behind[count:]
+        for offset, site, lane in below:
+            if lane in site.behind and lane.jobs[0].ticket.offset == offset:
+                self._make_ready(site, lane)
 
     def hold(self) -> None:
         """Start no further attempt; what is in flight ends."""
@@ -233,6 +273,8 @@ class Lanes:
         for site in self._sites.values():
             self._drop_waiting(site, partitions, all_of_them=True)
             site.clear_ready()
+        for partition in partitions:
+            self._horizons.pop(partition, None)
 
     @property
     def in_flight(self) -> int:
@@ -253,6 +295,8 @@ class Lanes:
     async def _dispatch(self, site: _Site, tasks: asyncio.TaskGroup) -> None:
         while True:
             while not (site.ready and self._has_place(site)):
+                if site.behind and not site.ready and self._has_place(site):
+                    self._ran_short()
                 site.wake.clear()
                 await site.wake.wait()
             site.places += 1  # kept before the wait for a permit, so that no other site takes it
@@ -265,7 +309,45 @@ class Lanes:
                 continue
             lane.state = _State.IN_FLIGHT
             site.in_flight += 1
+            self._has_begun(lane.jobs[0])
             tasks.create_task(self._attempt(site, lane, lane.jobs[0], permit))
+
+    def _make_ready(self, site: _Site, lane: _Lane) -> None:
+        """Let a lane's first call wait for a permit; or first for the horizon, where it is behind it."""
+        site.behind.discard(lane)
+        ticket = lane.jobs[0].ticket
+        known = self._horizons.get(ticket.partition)
+        if known is not None:
+            if known.horizon.is_near(ticket.offset):
+                self.renew()
+            if ticket.offset >= known.horizon.below:
+                lane.state = _State.BEHIND
+                site.behind.add(lane)
+                insort(known.behind, _Behind(ticket.offset, site, lane), key=_offset_of)
+                return
+            known.horizon.ready += 1
+        lane.state = _State.READY
+        site.ready.append(lane)
+        site.wake.set()
+
+    def _has_begun(self, job: Job) -> None:
+        known = self._horizons.get(job.ticket.partition)
+        if known is not None:
+            known.horizon.ready -= 1
+            if known.horizon.has_begun():
+                self.renew()
+
+    def _is_ready_no_more(self, job: Job) -> None:
+        known = self._horizons.get(job.ticket.partition)
+        if known is not None:
+            known.horizon.ready -= 1
+
+    def _ran_short(self) -> None:
+        """Note that calls wait for nothing but a commit."""
+        for known in self._horizons.values():
+            if known.behind:
+                known.horizon.ran_short()
+        self.renew()
 
     async def _attempt(self, site: _Site, lane: _Lane, job: Job, permit: Permit) -> None:
         lane.released_early = False
@@ -300,9 +382,9 @@ class Lanes:
         elif later.wait_s is None:
             lane.state = _State.HELD
             if lane.released_early:
-                site.make_ready(lane)
+                self._make_ready(site, lane)
         elif later.wait_s <= 0:
-            site.make_ready(lane)
+            self._make_ready(site, lane)
         else:
             lane.state = _State.BACKOFF
             lane.due_s = self._clock.monotonic_s() + later.wait_s
@@ -311,7 +393,7 @@ class Lanes:
     def _backoff_over(self, site: _Site, lane: _Lane) -> None:
         lane.timer = None
         if lane.state is _State.BACKOFF and lane.jobs:
-            site.make_ready(lane)
+            self._make_ready(site, lane)
 
     def _released(self, delivery: Delivery) -> None:
         site = self._sites[delivery.call.site]
@@ -319,7 +401,7 @@ class Lanes:
         if lane is None or lane.jobs[0].delivery is not delivery:
             return
         if lane.state is _State.HELD:
-            site.make_ready(lane)
+            self._make_ready(site, lane)
         elif lane.state is _State.IN_FLIGHT:
             # Released before `attempt` returned that it is held: the answer must not be lost.
             lane.released_early = True
@@ -328,7 +410,7 @@ class Lanes:
         """Take the first job off a lane whose attempt has ended, and let the next one follow."""
         self._uncount(site, lane.jobs.popleft())
         if lane.jobs:
-            site.make_ready(lane)
+            self._make_ready(site, lane)
         else:
             site.lanes.pop(lane.uid, None)
 
@@ -352,14 +434,16 @@ class Lanes:
         for job in dropped:
             self._uncount(site, job)
         lane.jobs = kept
+        if lane.state is _State.READY and (not kept or kept[0] is not head):
+            self._is_ready_no_more(head)
         if not kept:
+            site.behind.discard(lane)
             lane.stop_timer()
             site.lanes.pop(lane.uid, None)
         elif kept[0] is not head:
             # The head was waiting for something of its own; the next one waits for nothing.
             lane.stop_timer()
-            if lane.state is not _State.READY:
-                site.make_ready(lane)
+            self._make_ready(site, lane)
         return dropped
 
     def _uncount(self, site: _Site, job: Job) -> None:
@@ -406,3 +490,7 @@ def _statistics(site: _Site) -> LaneStatistics:
         in_backoff=states.count(_State.BACKOFF),
         longest_lane=max((len(lane.jobs) for lane in site.lanes.values()), default=0),
     )
+
+
+def _offset_of(behind: _Behind) -> int:
+    return behind.offset

@@ -10,10 +10,28 @@ Pure: no I/O, no clock, no tasks. Use one instance from one event loop.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from worker.kafka.progress import ROOM_BITS, Note, Progress, Started, fit, worst_bits, worst_bits_of_calls
+from worker.kafka.source import Position
 from worker.model import TopicPartition
+from worker.pipeline.earlier import Earlier
+from worker.pipeline.horizon import Horizon
 from worker.pipeline.tickets import Ticket
+
+NOBODY = Earlier()
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What is to be committed for one partition, and what follows once it is acknowledged."""
+
+    position: Position
+    epoch: int
+    horizon: int  # calls of records below it may be attempted then
+    dying: tuple[Ticket, ...]  # records that it names: their dead letters may be written then
+    state: tuple[object, ...]  # of which it was made
 
 
 class PartitionProgress:
@@ -23,19 +41,44 @@ class PartitionProgress:
     that were really started are waited for.
     """
 
-    __slots__ = ("_order", "committed", "epoch", "is_closing", "metadata", "partition", "position", "unfinished")
+    __slots__ = (
+        "_call_bits",
+        "_changes",
+        "_order",
+        "_several",
+        "_state",
+        "committed",
+        "earlier",
+        "epoch",
+        "horizon",
+        "is_closing",
+        "is_drained",
+        "metadata",
+        "partition",
+        "position",
+        "unfinished",
+    )
 
-    def __init__(self, partition: TopicPartition, epoch: int, position: int) -> None:
+    def __init__(
+        self, partition: TopicPartition, epoch: int, position: int, earlier: Earlier = NOBODY, now_s: float = 0.0
+    ) -> None:
         self.partition = partition
         self.epoch = epoch
         self.position = position  # one above the highest offset taken: everything below is started or done
         self.committed = position  # what Kafka has, as far as we know
-        self.metadata = ""  # what our last commit said beside it
+        self.metadata = ""  # what the last commit that was acknowledged said beside it; empty: not known
         self.is_closing = False  # revocation has begun: nothing more is taken
+        self.is_drained = False  # ... and no attempt is in flight, and none will be made
+        self.earlier = earlier
+        self.horizon = Horizon(earlier.horizon, position, now_s)
         self.unfinished: dict[int, Ticket] = {}
         # Offsets in the order they were started; the front may be finished already. Beside the dict, because finding
         # a dict's first key costs a walk over all keys that were deleted before it.
         self._order: deque[int] = deque()
+        self._changes = 0
+        self._state: tuple[object, ...] = ()  # of which the last acknowledged commit was made
+        self._several = 0  # unfinished records of several calls
+        self._call_bits = 0  # what the marks of these calls can come to
 
     def start(self, ticket: Ticket) -> None:
         """Note that work on this record has begun; it now holds the commit back."""
@@ -45,6 +88,10 @@ class PartitionProgress:
         self._order.append(offset)
         self.unfinished[offset] = ticket
         self.position = offset + 1
+        if len(ticket.calls) > 1:
+            self._several += 1
+            self._call_bits += worst_bits_of_calls(len(ticket.calls))
+        self._changes += 1
 
     def pass_to(self, position: int) -> None:
         """Note that everything below `position` was taken: what was not started needed no work."""
@@ -57,7 +104,93 @@ class PartitionProgress:
         """
         if ticket.epoch != self.epoch:
             return False
-        return self.unfinished.pop(ticket.offset, None) is not None
+        if self.unfinished.pop(ticket.offset, None) is None:
+            return False
+        if len(ticket.calls) > 1:
+            self._several -= 1
+            self._call_bits -= worst_bits_of_calls(len(ticket.calls))
+        self._changes += 1
+        return True
+
+    def changed(self) -> None:
+        """Note that the next commit has more to say of a record that is unfinished."""
+        self._changes += 1
+
+    @property
+    def has_words(self) -> bool:
+        """Return whether a commit can tell all, whatever ends next, should a further record be started."""
+        end = self.earlier.done.end
+        span = max(self.position, end) - self.committable
+        runs = 2 * len(self.unfinished) + 3 + (2 * len(self.earlier.done.runs) if self.position < end else 0)
+        bits = worst_bits(span + 1, runs) + worst_bits(span + 1, self._several + 1) + self._call_bits
+        return bits <= ROOM_BITS
+
+    def told(self, horizon: int) -> Progress:
+        """Return what the commit of this moment says."""
+        base = at = self.committable
+        done: list[range] = []
+        started: dict[int, Started] = {}
+        for offset, ticket in self.unfinished.items():
+            if offset > at:
+                done.append(range(at, offset))
+            at = offset + 1
+            if ticket.ended_calls or ticket.may_have_letter or ticket.is_dying or self.is_drained:
+                told = ticket.told(is_final=self.is_drained)
+                if told is not None:
+                    started[offset] = told
+        if at < self.position:
+            done.append(range(at, self.position))
+        earlier = self.earlier
+        for run in earlier.done.runs_from(self.position):
+            if done and done[-1].stop == run.start:
+                run = range(done.pop().start, run.stop)  # one run
+            done.append(run)
+        started |= {offset: each for offset, each in earlier.started.items() if offset >= self.position}
+        return Progress(base, horizon, earlier.letters_below, tuple(done), started)
+
+    def due(self, note: Note, waiting: Callable[[TopicPartition], Sequence[int]], now_s: float) -> Commit | None:
+        """Return the commit that is due; None if the last one says the same."""
+        watermark = self.committable
+        if self.is_drained:
+            # Nothing more is attempted: what may have been executed is named. But what earlier owners may have made
+            # and has not been read yet is known by the horizon alone.
+            horizon = self._earlier_horizon if self.position < self._earlier_horizon else watermark
+        else:
+            horizon = max(self.horizon.propose(waiting(self.partition), self.position, now_s), self._earlier_horizon)
+        state = (self._changes, watermark, self.position, horizon, self.is_drained, note)
+        if state == self._state:
+            return None
+        metadata, told = fit(note, self.told(horizon))
+        if (watermark, metadata) == (self.committed, self.metadata):
+            self._state = state
+            return None
+        dying = tuple(ticket for ticket in self.unfinished.values() if ticket.is_dying and _is_named(ticket, told))
+        self.horizon.sent(horizon)
+        self.metadata, self._state = "", ()  # whether it arrives or not: until that is known, another one is due
+        return Commit(Position(watermark, metadata), self.epoch, horizon, dying, state)
+
+    @property
+    def _earlier_horizon(self) -> int:
+        """Return below which calls may have been made by earlier owners, as long as not all of them have ended."""
+        below = self.earlier.suspect_below
+        return below if below > self.committable else 0
+
+    def acknowledged(self, commit: Commit, *, implied_to: int | None) -> list[Ticket]:
+        """Note what Kafka confirmed; return the records whose letters may be written now.
+
+        `implied_to`: the metadata was not kept; the next owner will take all below this offset for suspect.
+        """
+        self.committed = max(self.committed, commit.position.offset)
+        self.metadata, self._state = commit.position.metadata, commit.state
+        self.horizon.acknowledged(commit.horizon if implied_to is None else implied_to)
+        named = [
+            ticket
+            for ticket in commit.dying
+            if not (ticket.is_void or ticket.may_have_letter) and (implied_to is None or ticket.offset < implied_to)
+        ]
+        for ticket in named:
+            ticket.may_have_letter = True
+        return named
 
     @property
     def committable(self) -> int:
@@ -92,11 +225,18 @@ class Offsets:
         self._partitions: dict[TopicPartition, PartitionProgress] = {}
         self._epoch = 0
 
-    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+    def assign(
+        self,
+        positions: Mapping[TopicPartition, int],
+        earlier: Mapping[TopicPartition, Earlier] | None = None,
+        now_s: float = 0.0,
+    ) -> None:
         """Begin a new assignment of these partitions, each read from its position on."""
         self._epoch += 1
+        known = earlier or {}
         for partition, position in positions.items():
-            self._partitions[partition] = PartitionProgress(partition, self._epoch, position)
+            progress = PartitionProgress(partition, self._epoch, position, known.get(partition, NOBODY), now_s)
+            self._partitions[partition] = progress
 
     def forget(self, partitions: Iterable[TopicPartition]) -> list[Ticket]:
         """Drop revoked partitions; their unfinished tickets are void from here on, and returned."""
@@ -119,24 +259,43 @@ class Offsets:
         progress = self._partitions.get(ticket.partition)
         return progress is not None and progress.finish(ticket)
 
-    def due(self, metadata: str = "", partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
-        """Return the watermark of each partition that moved, or whose metadata changed, since its last commit."""
-        chosen = self._partitions.values() if partitions is None else self._owned(partitions)
-        return {
-            progress.partition: watermark
-            for progress in chosen
-            if (watermark := progress.committable) > progress.committed or metadata != progress.metadata
-        }
+    def changed(self, ticket: Ticket) -> None:
+        """Note that a commit has more to say of an unfinished record."""
+        progress = self._partitions.get(ticket.partition)
+        if progress is not None and progress.epoch == ticket.epoch:
+            progress.changed()
 
-    def committed(
-        self, offsets: Mapping[TopicPartition, int], metadata: str, epoch_of: Mapping[TopicPartition, int]
-    ) -> None:
-        """Note what Kafka confirmed, unless the partition has changed hands since."""
-        for partition, offset in offsets.items():
+    def due(
+        self,
+        note: Note,
+        *,
+        waiting: Callable[[TopicPartition], Sequence[int]] = lambda partition: (),
+        now_s: float = 0.0,
+        partitions: Iterable[TopicPartition] | None = None,
+    ) -> dict[TopicPartition, Commit]:
+        """Return what is due: where offset, map, horizon or note have changed. Each says all, as one wipes the last.
+
+        `waiting`: the offsets of calls that wait for a higher horizon, ascending.
+        """
+        chosen = self._partitions.values() if partitions is None else self._owned(partitions)
+        commits = ((progress.partition, progress.due(note, waiting, now_s)) for progress in chosen)
+        return {partition: commit for partition, commit in commits if commit is not None}
+
+    def acknowledged(
+        self, commits: Mapping[TopicPartition, Commit], *, implied_ahead: int | None = None
+    ) -> list[Ticket]:
+        """Note what Kafka confirmed, unless the partition has changed hands since.
+
+        Returns the records whose dead letters may be written now. `implied_ahead`: the metadata was not kept, so that
+        the next owner will take so many offsets from the committed one on for suspect.
+        """
+        named: list[Ticket] = []
+        for partition, commit in commits.items():
             progress = self._partitions.get(partition)
-            if progress is not None and progress.epoch == epoch_of.get(partition):
-                progress.committed = max(progress.committed, offset)
-                progress.metadata = metadata
+            if progress is not None and progress.epoch == commit.epoch:
+                implied_to = None if implied_ahead is None else commit.position.offset + implied_ahead
+                named += progress.acknowledged(commit, implied_to=implied_to)
+        return named
 
     def epochs(self) -> dict[TopicPartition, int]:
         """Return which assignment each partition is held under."""
@@ -152,3 +311,8 @@ class Offsets:
         for partition in partitions:
             if (progress := self._partitions.get(partition)) is not None:
                 yield progress
+
+
+def _is_named(ticket: Ticket, told: Progress) -> bool:
+    started = told.started.get(ticket.offset)
+    return ticket.offset < told.letters_below or (started is not None and started.has_letter)

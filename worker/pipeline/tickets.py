@@ -5,9 +5,11 @@ Pure: no I/O, no clock. A Ticket is made by the handler, kept by the offsets, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from worker.delivery.deliveries import Delivery
 from worker.gigya.calls import Call
+from worker.kafka.progress import RULES_DIGITS, Mark, Started
 from worker.model import Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
 from worker.pipeline.parking import Parked
 
@@ -15,6 +17,11 @@ from worker.pipeline.parking import Parked
 # ticket, its place in the offsets, its calls with their parameters and their places in the lanes. Rounded up.
 TICKET_BYTES = 1_000
 CALL_BYTES = 2_500
+_MARKS = {
+    OutcomeKind.DELIVERED: Mark.DELIVERED,
+    OutcomeKind.CAPPED: Mark.CAPPED,
+    OutcomeKind.STALE: Mark.STALE,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +47,10 @@ class Ticket:
     last_reason: str = "waiting"  # why it has not ended yet, for /status
     attempts: int = 0
     parked: Parked | None = None  # an operator wants it to become a dead letter
+    deliveries: list[Delivery | None] = field(default_factory=list)  # one place per call; None: it had ended before
+    ended_calls: int = 0
+    may_have_letter: bool = False  # a dead letter of it may be in the topic: the group's commit says so
+    is_dying: bool = False  # it is to become a dead letter
     is_ended: bool = False
     is_void: bool = False  # its partition was revoked: whatever comes back for it is ignored
 
@@ -59,7 +70,23 @@ class Ticket:
         if self.outcomes[index] is not None:
             raise AssertionError(f"call {index} of {place(self.record)} ended twice")
         self.outcomes[index] = outcome
+        self.ended_calls += 1
         return all(outcome is not None for outcome in self.outcomes)
+
+    def told(self, *, is_final: bool) -> Started | None:
+        """Return what a commit says of this unfinished record beside its offset; None: nothing.
+
+        `is_final`: no further attempt will be made, so that the calls that may have been executed are these and no
+        others. Else they are all those below the horizon, and need not be named.
+        """
+        marks = [_mark(outcome) for outcome in self.outcomes]
+        if is_final:
+            for index, delivery in enumerate(self.deliveries):
+                if marks[index] is Mark.OPEN and delivery is not None and _is_unsure(delivery):
+                    marks[index] = Mark.SUSPECT
+        calls = tuple(marks) if any(mark is not Mark.OPEN for mark in marks) else ()
+        has_letter = self.may_have_letter or self.is_dying
+        return Started(self.rules_digest[:RULES_DIGITS], calls, has_letter) if calls or has_letter else None
 
     def blamed_call(self) -> int | None:
         """Return the index of the first call for which the record must become a dead letter; None if none."""
@@ -78,3 +105,14 @@ class Ticket:
         if all(outcome is not None and outcome.kind is OutcomeKind.STALE for outcome in self.outcomes):
             return RecordEnd.STALE
         return RecordEnd.DONE
+
+
+def _mark(outcome: Outcome | None) -> Mark:
+    """Return what is kept of a call's end: a failed one, and one whose end is not sure, are found out anew."""
+    if outcome is None or (outcome.maybe_executed and outcome.kind is not OutcomeKind.DELIVERED):
+        return Mark.OPEN
+    return _MARKS.get(outcome.kind, Mark.OPEN)
+
+
+def _is_unsure(delivery: Delivery) -> bool:
+    return delivery.may_be_executed or (delivery.suspect and not delivery.attempts)

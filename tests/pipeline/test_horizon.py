@@ -1,0 +1,125 @@
+"""The horizon is far enough not to be waited for, and no further than it must be."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.pipeline.horizon import FEWEST, Horizon
+
+
+def committed(horizon: Horizon, waiting: list[int], position: int, now_s: float) -> int:
+    proposed = horizon.propose(waiting, position, now_s)
+    horizon.sent(proposed)
+    horizon.acknowledged(proposed)
+    return proposed
+
+
+def test_where_nothing_waits_it_is_ahead_of_the_reading_position() -> None:
+    horizon = Horizon(0, 100, 0.0)
+    assert committed(horizon, [], 100, 0.0) == 100 + FEWEST
+
+
+def test_it_does_not_change_while_nothing_happens() -> None:
+    horizon = Horizon(0, 100, 0.0)
+    first = committed(horizon, [], 100, 0.0)
+    assert {committed(horizon, [], 100, second) for second in range(1, 20)} == {first}
+
+
+def test_a_call_in_its_second_half_asks_for_the_next_one_once() -> None:
+    horizon = Horizon(0, 100, 0.0)
+    committed(horizon, [], 100, 0.0)
+    assert not horizon.is_near(100 + FEWEST // 2 - 1)
+    assert horizon.is_near(100 + FEWEST // 2)
+    assert not horizon.is_near(100 + FEWEST)
+
+
+def test_a_fast_reader_gets_seconds_worth_of_offsets_and_a_slow_one_few() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    for second in range(1, 5):
+        committed(horizon, [], second * 100_000, float(second))
+    assert 400_000 + 150_000 <= horizon.below <= 400_000 + 300_000
+    for second in range(5, 9):
+        committed(horizon, [], 400_000 + second, float(second))
+    assert horizon.below <= 400_008 + 4 * FEWEST
+
+
+def test_in_a_backlog_it_lets_seconds_worth_of_calls_through_and_not_what_was_read() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    waiting = list(range(10_000))
+    for second in range(1, 20):
+        for _ in range(50):
+            if horizon.ready:
+                horizon.ready -= 1
+                horizon.has_begun()
+        below = committed(horizon, waiting, 10_000, float(second))
+        horizon.ready += sum(offset < below for offset in waiting)
+        waiting = [offset for offset in waiting if offset >= below]
+    assert 100 <= horizon.ready <= 200
+    assert horizon.below < 2000
+
+
+def test_half_of_what_was_let_through_makes_the_next_one_due() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    committed(horizon, list(range(1000)), 1000, 0.0)
+    assert [horizon.has_begun() for _ in range(FEWEST)].index(True) == FEWEST // 2 - 1
+
+
+def test_calls_that_wait_for_nothing_else_are_let_through_in_doubling_numbers() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    waiting = list(range(10_000))
+    passed = []
+    for _ in range(6):
+        horizon.ran_short()
+        below = committed(horizon, waiting, 10_000, 0.01)
+        passed.append(sum(offset < below for offset in waiting))
+        horizon.ready += passed[-1]  # of a site that admits nobody
+        waiting = [offset for offset in waiting if offset >= below]
+    assert passed == [64, 128, 256, 512, 1024, 2048]
+
+
+def test_while_a_lower_one_is_under_way_it_counts_and_while_a_higher_one_is_the_old_one_does() -> None:
+    horizon = Horizon(500, 0, 0.0)
+    horizon.sent(300)
+    assert horizon.below == 300
+    horizon.acknowledged(300)
+    horizon.sent(900)
+    assert horizon.below == 300
+
+
+@given(st.lists(st.tuples(st.sampled_from(["read", "begin", "commit", "fail", "short"]), st.integers(1, 500))))
+def test_nothing_is_ever_attempted_that_the_group_may_not_know_of(steps: list[tuple[str, int]]) -> None:
+    horizon, position, now_s = Horizon(0, 0, 0.0), 0, 0.0
+    waiting: list[int] = []
+    ready: list[int] = []
+    attempted = -1
+    stored = {0}  # what Kafka may hold
+
+    def sort() -> None:
+        nonlocal waiting
+        ready.extend(offset for offset in waiting if offset < horizon.below)
+        waiting = [offset for offset in waiting if offset >= horizon.below]
+        horizon.ready = len(ready)
+
+    for what, number in steps:
+        now_s += 0.05
+        if what == "read":
+            waiting += range(position, position + number)
+            position += number
+        elif what == "begin":
+            for offset in ready[:number]:
+                attempted = max(attempted, offset)
+                horizon.has_begun()
+            del ready[:number]
+        elif what == "short":
+            horizon.ran_short()
+        else:
+            proposed = horizon.propose(waiting, position, now_s)
+            horizon.sent(proposed)
+            stored.add(proposed)
+            if what == "commit":
+                horizon.acknowledged(proposed)
+                stored = {proposed}
+        sort()
+        assert all(attempted < value for value in stored) or attempted == -1
+        assert horizon.below <= min(stored)

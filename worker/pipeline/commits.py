@@ -1,0 +1,109 @@
+"""Commits what has finished, and tells who waits for it: calls behind a horizon, dead letters that are not named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Protocol
+
+import structlog
+
+from worker.clock import Clock
+from worker.errors import CommitRefused, WorkerError
+from worker.kafka.progress import Note
+from worker.metrics import Metrics
+from worker.model import TopicPartition
+from worker.pipeline.handler import Handler
+from worker.pipeline.lanes import Lanes
+from worker.pipeline.offsets import Offsets
+from worker.pipeline.source import Source
+
+log = structlog.get_logger(__name__)
+
+COMMIT_EVERY_S = 1.0
+
+
+class Notes(Protocol):
+    """What this member tells the group with its commits."""
+
+    @property
+    def note(self) -> Note:
+        """Return what every commit carries now."""
+        ...
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Hear of a new assignment, before a record of it is handed out."""
+        ...
+
+
+class CommitLoop:
+    """The only one that commits. Used from one event loop."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        handler: Handler,
+        lanes: Lanes,
+        offsets: Offsets,
+        clock: Clock,
+        metrics: Metrics,
+        max_ahead: int,
+        notes: Notes | None,
+    ) -> None:
+        self._source = source
+        self._handler = handler
+        self._lanes = lanes
+        self._offsets = offsets
+        self._clock = clock
+        self._metrics = metrics
+        self._max_ahead = max_ahead
+        self._notes = notes
+        self._lock = asyncio.Lock()
+        lanes.renew = handler.commit_due.set
+        self.last_error = ""
+
+    async def run(self) -> None:
+        """Commit until cancelled: every second, and at once where something waits for it."""
+        while True:
+            await self._until_due()
+            await self.try_commit(None)
+
+    async def _until_due(self) -> None:
+        due = self._handler.commit_due
+        timer = self._clock.call_later(COMMIT_EVERY_S, due.set)
+        try:
+            await due.wait()
+        finally:
+            timer.cancel()
+            due.clear()
+
+    async def try_commit(self, partitions: Collection[TopicPartition] | None) -> None:
+        """Commit what is due of these partitions, or of all. What fails is made up for by the next one."""
+        try:
+            await self._commit(partitions)
+        except WorkerError as error:
+            result = "refused" if isinstance(error, CommitRefused) else "failed"
+            self._metrics.commits.labels(result).inc()
+            if not self.last_error:
+                log.warning("commit.failed", result=result, error=str(error))
+            self.last_error = str(error)
+
+    async def _commit(self, partitions: Collection[TopicPartition] | None) -> None:
+        """Commit. What is due is asked for under the lock: two commits must not overtake each other."""
+        async with self._lock:
+            note = self._notes.note if self._notes is not None else Note()
+            now_s = self._clock.monotonic_s()
+            due = self._offsets.due(note, waiting=self._lanes.behind_horizon, now_s=now_s, partitions=partitions)
+            if not due:
+                if partitions is None:
+                    self.last_error = ""  # what could not be committed is not ours any more
+                return
+            is_kept = await self._source.commit({partition: commit.position for partition, commit in due.items()})
+            # Without the metadata the next owner takes all that we can have reached for suspect; so that far we may go.
+            named = self._offsets.acknowledged(due, implied_ahead=None if is_kept else self._max_ahead)
+            self.last_error = ""
+            self._metrics.commits.labels("ok").inc()
+        for partition in due:
+            self._lanes.horizon_moved(partition)
+        self._handler.named(named)

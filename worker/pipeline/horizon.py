@@ -1,0 +1,115 @@
+"""How far ahead calls may be attempted, so that after a crash it is known which ones may have been. Pure.
+
+Every commit says a *horizon*; no call of a record at or above it is attempted before a commit with a higher one is
+acknowledged. What is unfinished below it after a crash is suspect, and asking about a suspect costs requests. So the
+horizon is as near as it can be without being waited for: while calls queue, it is counted in calls, some seconds' worth
+of them; while they do not, in offsets ahead of the reading position.
+
+    position                    waiting (calls behind the horizon)         the next horizon
+    few are waiting             ...                                        position + AHEAD_S at the pace of reading
+    many are waiting            1010 1012 1013 1040 1041 ...               behind the n-th: AHEAD_S at the pace of calls
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+AHEAD_S = 3.0  # a commit is made every second, and earlier when half of this is used up
+FEWEST = 32  # calls, or offsets, at any pace: what is asked about after a crash at the least
+# Paces are measured over so long. What happens in less is a burst, and may be over.
+LOOK_S = 1.0
+NEVER = 2**63
+
+
+class Horizon:
+    """One partition's horizon under one assignment."""
+
+    __slots__ = (
+        "_begun",
+        "_calls_per_s",
+        "_half",
+        "_let_through",
+        "_looked_s",
+        "_offsets_per_s",
+        "_position",
+        "_push",
+        "_was_short",
+        "below",
+        "ready",
+        "renew_at",
+    )
+
+    def __init__(self, below: int, position: int, now_s: float) -> None:
+        self.below = below  # calls of records below it may be attempted
+        self.renew_at = position  # a call of a record at or above it makes a commit due; once
+        self.ready = 0  # calls that may be attempted and wait for their turn; counted by the lanes
+        self._begun = 0  # attempts since `_looked_s`
+        self._let_through = 0  # attempts since the last proposal
+        self._half = 0  # so many of them make a commit due; 0 while the horizon is counted in offsets
+        self._push = FEWEST
+        self._was_short = False
+        self._looked_s = now_s
+        self._position = position  # at `_looked_s`
+        self._calls_per_s = 0.0
+        self._offsets_per_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Horizon below {self.below}, {self.ready} ready>"
+
+    def has_begun(self) -> bool:
+        """Note an attempt; return whether the horizon should be renewed now: half of what it let through is used up."""
+        self._begun += 1
+        self._let_through += 1
+        return self._let_through == self._half
+
+    def is_near(self, offset: int) -> bool:
+        """Return, once, that a call has come so near to the horizon that it should be renewed now."""
+        if offset < self.renew_at:
+            return False
+        self.renew_at = NEVER
+        return True
+
+    def ran_short(self) -> None:
+        """Note that calls could have been attempted, but for the horizon."""
+        self._was_short = True
+
+    def propose(self, waiting: Sequence[int], position: int, now_s: float) -> int:
+        """Return the horizon of the next commit. `waiting`: offsets of the calls behind the present one, ascending.
+
+        It may be lower than the present one, but never so low that something has been attempted at or above it.
+        """
+        self._look(position, now_s)
+        enough = max(FEWEST, int(self._calls_per_s * AHEAD_S))
+        ahead = max(FEWEST, int(self._offsets_per_s * AHEAD_S))
+        # Short of calls: twice as many each time. What is ready may be of another site, which admits nobody.
+        more = max(enough, 2 * self._push) if self._was_short else enough - self.ready
+        self._push = max(enough, more)
+        self._let_through, self._was_short = 0, False
+        if len(waiting) >= more:
+            self._half, self.renew_at = (enough + 1) // 2, NEVER
+            return waiting[more - 1] + 1 if more > 0 else self.below
+        self._half = 0
+        # One that is high enough is kept: a commit that changes nothing need not be made.
+        is_kept = position + ahead // 2 <= self.below <= position + 4 * ahead
+        proposed = self.below if is_kept else position + ahead
+        self.renew_at = (position + proposed) // 2
+        return proposed
+
+    def _look(self, position: int, now_s: float) -> None:
+        elapsed_s = now_s - self._looked_s
+        calls_per_s = self._begun / max(LOOK_S, elapsed_s)
+        offsets_per_s = (position - self._position) / max(LOOK_S, elapsed_s)
+        if elapsed_s < LOOK_S:
+            self._calls_per_s = max(self._calls_per_s, calls_per_s)
+            self._offsets_per_s = max(self._offsets_per_s, offsets_per_s)
+            return
+        self._calls_per_s, self._offsets_per_s = calls_per_s, offsets_per_s
+        self._begun, self._looked_s, self._position = 0, now_s, position
+
+    def sent(self, proposed: int) -> None:
+        """Note that a commit is under way: until it is acknowledged, either horizon may be the one that counts."""
+        self.below = min(self.below, proposed)
+
+    def acknowledged(self, proposed: int) -> None:
+        """Note that the group's commit says this horizon now."""
+        self.below = proposed
