@@ -32,7 +32,7 @@ class Metrics:
         self.records_read = self._counter("records_read", "Records taken from Kafka.", "topic")
         self.records_ended = self._counter(
             "records_ended",
-            "Records that ended, by end (filtered, done, stale, dead_lettered, already_done before a restart) and reason.",
+            "Records that ended, by end (filtered, done, stale, dead_lettered; already_done earlier) and reason.",
             "topic",
             "end",
             "reason",

@@ -8,6 +8,8 @@ import pytest
 
 from tests.contracts.harness import FakeScene, Owner, Source, read_all, until_owned
 from worker.errors import CommitRefused
+from worker.kafka.membership import untouched
+from worker.kafka.progress import LIMIT_CHARACTERS, Note, Progress, decode_progress, fit
 from worker.kafka.source import FETCH_BYTES, Position, SourceFailed
 from worker.model import TopicPartition
 
@@ -129,18 +131,46 @@ async def test_a_commit_is_where_the_next_member_begins(scene, started, group):
     assert [record.offset for record in await read_all(successor, 2)] == [3, 4]
 
 
+async def test_a_commits_metadata_is_found_by_the_next_owner_up_to_kafkas_limit(scene, started, group):
+    (partition,) = await scene.topic()
+    await scene.append(partition, *[b"x"] * 5)
+    source = await started(scene.source([partition.topic], group))
+    await read_all(source, 5)
+    done = (range(4, 5), *(range(offset, offset + 1) for offset in range(6, 10_000, 2)))
+    text, told = fit(Note("1f3a5c7e9b2d", {"main": 45.0}), Progress(3, 20_000, 0, done))
+    assert told.done == done
+    text += " z=" + "y" * (LIMIT_CHARACTERS - len(text) - 3)
+    assert len(text) == LIMIT_CHARACTERS
+    assert await source.commit({partition: Position(3, text)})
+    await source.stop()
+    successor = await started(scene.source([partition.topic], group))
+    committed, end = successor.found(partition)
+    assert committed == Position(3, text)
+    assert end == 5
+    assert decode_progress(committed.metadata, committed.offset).done == done
+
+
+async def test_the_first_commit_of_a_new_group_says_that_nothing_was_attempted(scene, started, group):
+    (partition,) = await scene.topic()
+    await scene.append(partition, *[b"x"] * 5)
+    source = await started(scene.source([partition.topic], group))
+    committed, end = source.found(partition)
+    assert end == 5
+    assert decode_progress(committed.metadata, committed.offset) == Progress(0, 0)
+
+
 async def test_a_new_group_begins_at_the_beginning_by_default(scene, started, group):
     a, b = await scene.topic(2)
     await scene.append(a, b"1", b"2")
     source = await started(scene.source([a.topic], group))
-    assert await source.committed([a, b]) == {a: Position(0), b: Position(0)}
+    assert await source.committed([a, b]) == {a: untouched(0), b: untouched(0)}
 
 
 async def test_a_new_group_told_to_begin_at_the_end_commits_that_before_it_reads(scene, started, group):
     a, b = await scene.topic(2)
     await scene.append(a, b"old", b"old")
     source = await started(scene.source([a.topic], group, start="latest"))
-    assert await source.committed([a, b]) == {a: Position(2), b: Position(0)}
+    assert await source.committed([a, b]) == {a: untouched(2), b: untouched(0)}
     await scene.append(a, b"new")
     assert [record.value for record in await read_all(source, 1)] == [b"new"]
 
