@@ -90,7 +90,7 @@ def finished_above(
 ) -> set[str]:
     """Return the events that had been executed when a partition was taken over at or below their offset.
 
-    Those must be executed again, since without a map in the commit nobody can know; and no others may.
+    The offset does not say that they are done; the map beside it does.
     """
     first_s: dict[str, float] = {}
     for execution in executions:

@@ -1,8 +1,8 @@
-"""20,000 events through a stop, a second member and its leaving: everything arrives, and what arrives twice is listed.
+"""20,000 events through a stop, a second member and its leaving: everything arrives, each call exactly once.
 
-Without a map of finished records in the commit, what had finished above the committed offset when a partition changed
-hands is made again. That list is computed here, from the broker's own record of commits and the arrival times at
-Gigya, and must be equal to what was executed more than once.
+Users whose calls take long hold the watermark of their partitions, so that at each change of hands others have finished
+above the committed offset. Which ones is computed here, from the broker's own record of commits and the arrival times
+at the API: without the map in the commits' metadata these would be made again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LITTLE_TIME_TO_DRAIN = {"drain_s": 0.5}
 
 
 @pytest.mark.timeout(180)
-async def test_everything_arrives_and_only_what_finished_above_the_commit_arrives_twice(begin: Begin):
+async def test_everything_arrives_once_also_what_had_finished_above_a_committed_offset(begin: Begin):
     async with begin(partitions=PARTITIONS, gigya={"latency": {"ms": 5}}) as journey:
         await journey.append(stream(7, count=EVENTS, users=USERS, share_matching=1 / 3, share_bad=0.01))
         calls = len(journey.expected)
@@ -94,11 +94,12 @@ async def check_calls(journey: Journey) -> None:
 
     assignments = [assignment for worker in journey.workers for assignment in worker.assignments()]
     changes = takeovers(assignments, commits)
-    twice = repeated(executions)
-    allowed = finished_above(journey.appended, executions, changes)
-    tell(f"{len(journey.expected)} calls; {len(twice)} executed again after {len(assignments)} assignments")
-    assert set(twice) == allowed
-    assert twice, "nothing had finished above a committed offset: this run has not shown anything"
+    above = finished_above(journey.appended, executions, changes)
+    tell(
+        f"{len(journey.expected)} calls; {len(above)} finished above a committed offset, {len(assignments)} assignments"
+    )
+    assert repeated(executions) == {}
+    assert above, "nothing had finished above a committed offset: this run has not shown anything"
     # Every execution's answer was waited for, also in a stop and in a rebalance: no call was dropped in flight.
     assert Counter(execution.event_id for execution in executions) == done_records(journey)
     for worker in journey.workers:
