@@ -77,11 +77,17 @@ async def test_only_calls_that_were_logged_as_sent_again_in_doubt_are_made_twice
         executions = await journey.executions()
         in_doubt = Counter(execution.event_id for execution in executions if execution.fault is not None)
         resent = resent_calls(journey, worker)
-        tell(f"{resent.total()} sent again in doubt, {in_doubt.total()} of them made twice")
+        tell(
+            f"{in_doubt.total()} executions in doubt, {resent.total()} sent again undecided, "
+            f"{repeated(executions).total()} made twice"
+        )
         assert in_doubt, "no answer was spoilt: this run has not shown anything"
-        # Of each call one execution was answered; those whose answers were spoilt are the duplicates, and no others.
-        assert repeated(executions) == in_doubt
-        assert all(resent[event_id] >= times for event_id, times in in_doubt.items())
+        # Of each call one execution was answered. One whose answer was spoilt is a duplicate only where the ladder could
+        # not tell, and then its log says so before the request was written; the action log cleared the others.
+        twice = repeated(executions)
+        assert all(in_doubt[event_id] >= times for event_id, times in twice.items())
+        assert all(resent[event_id] >= times for event_id, times in twice.items())
+        assert twice.total() < in_doubt.total()
         assert counted == resent.total()
 
 
