@@ -13,7 +13,7 @@ from tests.delivery.fakes import BAD_GATEWAY, OK, TIMEOUT, Answer, Request, Scen
 from worker.clock import settle
 from worker.delivery.sender import Delivery, Later
 from worker.gigya.calls import PUBLISH_USER_ACTION
-from worker.model import Outcome, OutcomeKind
+from worker.model import Outcome, OutcomeKind, TopicPartition
 
 NO_ACCESS = reply(403007)  # the key may not read the log: nothing can be told from it
 
@@ -86,6 +86,16 @@ async def test_a_call_that_the_log_does_not_show_twice_is_sent_again_with_the_sa
     assert metric(scene, "ambiguity_steps_total", step="cleared_by_log") == 1
     [line] = [line for line in lines if line["event"] == "call.resent_after_ambiguity"]
     assert (line["step"], line["why"]) == (1, "cleared_by_log")
+
+
+async def test_where_nobody_was_before_the_log_decides_from_the_first_second_on() -> None:
+    for nothing_before, reason in ((True, "found_in_log"), (False, "timeout")):
+        scene = fakes.make_scene(TIMEOUT, ambiguous="dead_letter")
+        scene.sender.ladder.recall(TopicPartition("t", 0), "", nothing_before=nothing_before)
+        delivery = scene.delivery()
+        await scene.once(delivery)
+        log_of(scene, 0.0)
+        assert (await until_ended(scene, delivery)).reason == reason
 
 
 async def test_an_entry_that_shows_only_the_second_time_is_found() -> None:

@@ -176,7 +176,13 @@ class Process:
             group="g",
         )
         commit = world.commit
-        self.sender.ladder.recall(PARTITION, commit.note, suspects_below=commit.suspects_below, ends_are_known=True)
+        self.sender.ladder.recall(
+            PARTITION,
+            commit.note,
+            suspects_below=commit.suspects_below,
+            ends_are_known=True,
+            nothing_before=not commit.suspects_below,
+        )
         self.ended = set(commit.done)
         lanes: dict[str, deque[Delivery]] = defaultdict(deque)
         for call, offset, timestamp_ms in world.calls:

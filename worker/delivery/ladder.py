@@ -20,6 +20,7 @@ from worker.delivery.gate import Gate, Permit
 from worker.delivery.left_behind import LeftBehind
 from worker.delivery.lookup import ActionsLog, Brought, Snapshot
 from worker.delivery.own_calls import Noted, OwnCalls, Was, has_sure_points, noted_of
+from worker.delivery.recent import NOTHING, decode
 from worker.delivery.schedule import LOG_AWAY, DeliverySettings, is_used_up, pause_s
 from worker.delivery.signer import Signer
 from worker.delivery.site_log import SiteLog
@@ -165,14 +166,21 @@ class Ladder:
         return self._left.note(partition, watermark, limit_characters)
 
     def recall(
-        self, partition: TopicPartition, note: str, *, suspects_below: int = 0, ends_are_known: bool = False
+        self,
+        partition: TopicPartition,
+        note: str,
+        *,
+        suspects_below: int = 0,
+        ends_are_known: bool = False,
+        nothing_before: bool = False,
     ) -> None:
         """Take up at an assignment what the owner before left behind, before a record is handed out.
 
         Records below `suspects_below` may have calls that it has made; `ends_are_known` when it is known which calls
-        of unfinished records had ended.
+        of unfinished records had ended. `nothing_before`: the group has never had an owner of this partition.
         """
-        self._left.recall(partition, note, suspects_below=suspects_below, ends_are_known=ends_are_known)
+        recent = NOTHING if nothing_before else decode(note)
+        self._left.recall(partition, recent, suspects_below=suspects_below, ends_are_known=ends_are_known)
 
     # --- a turn of a call in doubt ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from worker.clock import Clock
 from worker.delivery.deliveries import Delivery
 from worker.delivery.own_calls import Noted, OwnCalls, Was, points_of
-from worker.delivery.recent import LONGEST_S, REACH_S, Earlier, Left, Recent, decode, encode, kind_of
+from worker.delivery.recent import LONGEST_S, REACH_S, Earlier, Left, Recent, encode, kind_of
 from worker.delivery.site_time import SiteTime
 from worker.gigya.calls import Settles
 from worker.model import TopicPartition
@@ -51,10 +51,12 @@ class LeftBehind:
     def is_head(self, delivery: Delivery) -> bool:
         return self._heads.get((delivery.partition, delivery.call.uid)) is delivery
 
-    def recall(self, partition: TopicPartition, note: str, *, suspects_below: int, ends_are_known: bool) -> None:
+    def recall(
+        self, partition: TopicPartition, recent: Recent | None, *, suspects_below: int, ends_are_known: bool
+    ) -> None:
         """Begin a new assignment. What an earlier one of ours had under way is among the suspects, or is done."""
         now_s = self._clock.monotonic_s()
-        self.earlier[partition] = Earlier(now_s, suspects_below, decode(note), ends_are_known)
+        self.earlier[partition] = Earlier(now_s, suspects_below, recent, ends_are_known)
         self._open.pop(partition, None)
         self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
         self._changed.add(partition)

@@ -65,6 +65,10 @@ class Recent:
     has_suspects: bool = False
 
 
+# What is left where nobody was before: all is known, from the beginning of time.
+NOTHING = Recent(until_s=1.0, known_from_s=1.0, first_s=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """What is known of the time before a partition was ours."""
