@@ -98,6 +98,7 @@ async def run(
             drain_s=settings.delivery.drain_s,
             until_end=until_end,
             notes=group_quota,
+            memories={name: sender.ladder for name, sender in out.live.items()},
         )
         look = _oversight(settings, parts, out, engine, source, group_quota, clock, metrics)
         reload = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -20,6 +20,7 @@ from worker.delivery.gate import Permit
 from worker.gigya.calls import Call
 from worker.metrics import Metrics
 from worker.model import Event, Outcome, OutcomeKind, Record, TopicPartition
+from worker.pipeline.commits import Memory
 from worker.pipeline.engine import Ended, Engine
 from worker.pipeline.flood_guard import FloodGuard, FloodGuardSettings
 from worker.pipeline.handler import Handler, Mapper
@@ -101,6 +102,7 @@ class Member:
         until_end: bool = False,
         source: FakeSource | None = None,
         mapper: Mapper | None = None,
+        memories: Mapping[str, Memory] | None = None,
         rules: str = "d1g35t",
         **limits: int,
     ) -> None:
@@ -136,6 +138,7 @@ class Member:
             max_ahead=limits.get("max_ahead", 1000),
             drain_s=5.0,
             until_end=until_end,
+            memories=memories,
         )
         self.task = asyncio.create_task(self.engine.run())
 

@@ -20,7 +20,7 @@ from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
 from worker.errors import Unmappable
 from worker.gigya.calls import NOTIFY_ACTION, Call
-from worker.kafka.progress import decode_progress
+from worker.kafka.progress import LIMIT_CHARACTERS, decode_progress
 from worker.kafka.source import Position
 from worker.model import CallName, Event, Outcome, OutcomeKind, Record, TopicPartition
 from worker.pipeline.engine import Ended
@@ -318,6 +318,45 @@ async def test_no_call_is_attempted_at_or_above_the_horizon_that_kafka_has() -> 
         assert all(offset < horizon for _, _, offset in world.site.attempted)
     assert member.is_balanced
     await world.close()
+
+
+class MemoryOfASite:
+    """Leaves a word behind, and notes what it hears."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.limits: list[int] = []
+        self.heard: list[tuple[str, int, bool]] = []
+
+    def left_behind(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
+        self.limits.append(limit_characters)
+        return self.word[:limit_characters]
+
+    def recall(
+        self, partition: TopicPartition, note: str, *, suspects_below: int = 0, ends_are_known: bool = False
+    ) -> None:
+        self.heard.append((note, suspects_below, ends_are_known))
+
+
+@pytest.mark.parametrize("rules", ["same", "0ther"])
+async def test_what_the_senders_of_one_owner_leave_behind_the_senders_of_the_next_one_hear(rules: str) -> None:
+    world = Restarts()
+    world.site.blocked = {"u1"}
+    world.append("u0", "u1,u2", "u3")
+    first = world.start(rules="same", memories={"main": MemoryOfASite("r1.a"), "other": MemoryOfASite("r1.b" * 9999)})
+    await world.until(lambda: len(world.site.executed) == 3)
+    await world.clock.advance(2)
+    await world.stop(first)
+    assert len(world.cluster.committed[GROUP, world.partitions[0]].metadata) <= LIMIT_CHARACTERS
+    memories = {"main": MemoryOfASite(""), "other": MemoryOfASite("")}
+    second = world.start(rules=rules, memories=memories)
+    await world.clock.advance(2)
+    is_same = rules == "same"
+    assert memories["main"].heard == [("r1.a", 1 if is_same else 2, is_same)]
+    ((other, _, _),) = memories["other"].heard
+    assert other.startswith("r1.b")
+    assert len(other) > 1000
+    await world.stop(second)
 
 
 # --- dead letters ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ foreign says nothing.
     l      of every record below it a dead letter may exist; absent: only of those that c names
     d      runs of records from the base on, in turn unfinished and done (the first may be empty)
     c      records that had started: under which rules, whether a dead letter may exist, and what became of each call
+    r      site by site, what its calls of the last seconds were: see delivery/recent.py; as much as there is room for
     s      CRC-32 of everything from b to here: a map that lost its end would be another map
 
 Runs and distances are Elias-gamma codes, packed: a record costs at most a bit and a half, whatever the pattern, so that
@@ -24,7 +25,7 @@ import base64
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -82,6 +83,7 @@ class Progress:
     letters_below: int = 0  # of any record below it a dead letter may exist
     done: tuple[range, ...] = ()  # offsets that need no more work; ascending, not touching, none below the base
     started: Mapping[int, Started] = field(default_factory=dict)  # by offset, ascending; none of them done
+    left: Mapping[str, str] = field(default_factory=dict)  # site -> what its sender left behind; not for us to read
 
 
 class Unusable(ValueError):
@@ -141,17 +143,26 @@ def _rate(text: str) -> float | None:
 # --- the partition's progress ------------------------------------------------------------------------------------
 
 
-def fit(note: Note, progress: Progress, limit_characters: int = LIMIT_CHARACTERS) -> tuple[str, Progress]:
+def fit(
+    note: Note,
+    progress: Progress,
+    limit_characters: int = LIMIT_CHARACTERS,
+    left: Callable[[int], Mapping[str, str]] = lambda limit_characters: {},
+) -> tuple[str, Progress]:
     """Return the metadata of a commit, and what of the progress it says: all of it, wherever that fits.
 
     What does not fit is left out so that less is believed done, never more; the horizon then covers what was left out.
-    Readers of partitions keep it from coming to that: see `worst_bits`.
+    Readers of partitions keep it from coming to that: see `worst_bits`. `left` is asked for what the senders leave
+    behind in so many characters, and only beside a progress that is told in full: that is what makes it true.
     """
     head = encode(note)
     for less in _less_and_less(progress):
-        text = f"{head} {_text(less)}"
-        if len(text) <= limit_characters:
-            return text, less
+        room = limit_characters - len(head) - 1 - len(_text(less))
+        if room < 0:
+            continue
+        if less is progress:
+            less = replace(progress, left=left(room - len(" r=")))  # the same, and what is beside it
+        return f"{head} {_text(less)}", less
     raise ValueError(f"{limit_characters} characters cannot hold even an empty map")
 
 
@@ -193,7 +204,8 @@ def decode_progress(metadata: str, offset: int) -> Progress:
         raise Unusable("base")
     try:
         done, started = _done(base, fields.get("d", "")), _started(base, fields.get("c", ""))
-        return Progress(base, horizon, int(fields.get("l", "0")), done, started)
+        left = dict(part.partition(":")[::2] for part in filter(None, fields.get("r", "").split(",")))
+        return Progress(base, horizon, int(fields.get("l", "0")), done, started, left)
     except (ValueError, IndexError) as error:
         raise Unusable("damaged") from error
 
@@ -206,6 +218,8 @@ def _text(progress: Progress) -> str:
         parts.append(f"d={_packed(_runs(progress.base, progress.done))}")
     if progress.started:
         parts.append(f"c={_by_rules(progress.base, progress.started)}")
+    if progress.left:
+        parts.append(f"r={','.join(f'{site}:{text}' for site, text in progress.left.items())}")
     body = " ".join(parts)
     return f"{body} s={zlib.crc32(body.encode()):08x}"
 

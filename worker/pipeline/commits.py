@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import structlog
@@ -36,6 +36,20 @@ class Notes(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """What one site's sender remembers of its calls: the next owner of a partition judges by it what the log shows."""
+
+    def left_behind(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
+        """Return what a commit of this watermark says: letters, digits, `-_.`; the same while nothing happens."""
+        ...
+
+    def recall(
+        self, partition: TopicPartition, note: str, *, suspects_below: int = 0, ends_are_known: bool = False
+    ) -> None:
+        """Take up at an assignment what the owner before left behind, before a record is handed out."""
+        ...
+
+
 class CommitLoop:
     """The only one that commits. Used from one event loop."""
 
@@ -50,6 +64,7 @@ class CommitLoop:
         metrics: Metrics,
         max_ahead: int,
         notes: Notes | None,
+        memories: Mapping[str, Memory],
     ) -> None:
         self._source = source
         self._handler = handler
@@ -59,6 +74,7 @@ class CommitLoop:
         self._metrics = metrics
         self._max_ahead = max_ahead
         self._notes = notes
+        self._memories = memories
         self._lock = asyncio.Lock()
         lanes.renew = handler.commit_due.set
         self.last_error = ""
@@ -94,7 +110,8 @@ class CommitLoop:
         async with self._lock:
             note = self._notes.note if self._notes is not None else Note()
             now_s = self._clock.monotonic_s()
-            due = self._offsets.due(note, waiting=self._lanes.behind_horizon, now_s=now_s, partitions=partitions)
+            waiting = self._lanes.behind_horizon
+            due = self._offsets.due(note, waiting=waiting, now_s=now_s, left=self._left, partitions=partitions)
             if not due:
                 if partitions is None:
                     self.last_error = ""  # what could not be committed is not ours any more
@@ -107,3 +124,12 @@ class CommitLoop:
         for partition in due:
             self._lanes.horizon_moved(partition)
         self._handler.named(named)
+
+    def _left(self, partition: TopicPartition, watermark: int, limit_characters: int) -> dict[str, str]:
+        left: dict[str, str] = {}
+        for number, (site, memory) in enumerate(self._memories.items()):
+            share = limit_characters // (len(self._memories) - number) - len(site) - 2
+            if share > 0 and (text := memory.left_behind(partition, watermark, share)):
+                left[site] = text
+                limit_characters -= len(site) + len(text) + 2
+        return left

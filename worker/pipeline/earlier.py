@@ -69,6 +69,7 @@ class Earlier:
     letters_below: int = 0  # of any record below a dead letter may have been written, though none is named
     done: Done = field(default_factory=Done)
     started: Mapping[int, Started] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)  # site -> what its sender left behind
     ignored: str = ""  # why the commit's metadata was not used, though there was some, or should have been
 
     def may_have_letter(self, offset: int) -> bool:
@@ -77,6 +78,19 @@ class Earlier:
             return True
         started = self.started.get(offset)
         return started is not None and started.has_letter
+
+    def knows_ends(self, rules: str) -> bool:
+        """Return whether it is known which calls of unfinished records had ended, if these rules map them."""
+        return not self.ignored and all(each.rules == rules for each in self.started.values() if each.calls)
+
+    def suspects_end(self, rules: str) -> int:
+        """Return above which offset there are no suspects, if these rules map the records."""
+        named = (
+            offset + 1
+            for offset, each in self.started.items()
+            if Mark.SUSPECT in each.calls or (each.calls and each.rules != rules)
+        )
+        return max(self.suspect_below, *named, 0)
 
     def calls(self, offset: int, rules: str, count: int) -> Sequence[CallBefore]:
         """Return what is known of each of the `count` calls that these rules make of a record."""
@@ -116,4 +130,5 @@ def earlier_of(found: Found, *, max_ahead: int) -> Earlier:
         letters_below=progress.letters_below,
         done=Done(progress.done),
         started=progress.started,
+        left=progress.left,
     )

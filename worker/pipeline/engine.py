@@ -16,9 +16,10 @@ import structlog
 
 from worker.clock import Clock
 from worker.errors import WorkerError
+from worker.kafka.progress import RULES_DIGITS
 from worker.metrics import Metrics
 from worker.model import Record, TopicPartition
-from worker.pipeline.commits import CommitLoop, Notes
+from worker.pipeline.commits import CommitLoop, Memory, Notes
 from worker.pipeline.earlier import Earlier, earlier_of
 from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
@@ -88,6 +89,7 @@ class Engine:
         drain_s: float,
         until_end: bool = False,
         notes: Notes | None = None,
+        memories: Mapping[str, Memory] | None = None,
     ) -> None:
         self._source = source
         self._handler = handler
@@ -100,6 +102,7 @@ class Engine:
         self._drain_s = drain_s
         self._until_end = until_end
         self._notes = notes
+        self._memories = memories or {}
         self._ends: Mapping[TopicPartition, int] = {}
         self._stop = asyncio.Event()
         self._turn = 0
@@ -115,6 +118,7 @@ class Engine:
             metrics=metrics,
             max_ahead=max_ahead,
             notes=notes,
+            memories=self._memories,
         )
         self.has_joined = False
         self._has_no_share = False
@@ -328,10 +332,22 @@ class Engine:
         positions = {partition: self._source.position(partition) for partition in partitions}
         self._offsets.assign(positions, earlier, self._clock.monotonic_s())
         for progress in self._offsets:
-            if progress.partition in partitions:
-                self._ledger.assigned(progress.partition, progress.epoch)
-                self._lanes.keep_to(progress.partition, progress.horizon)
+            if (partition := progress.partition) not in partitions:
+                continue
+            self._ledger.assigned(partition, progress.epoch)
+            self._lanes.keep_to(partition, progress.horizon)
+            self._remind(partition, earlier[partition])
         self._handler.commit_due.set()  # calls wait for their first horizon
+
+    def _remind(self, partition: TopicPartition, earlier: Earlier) -> None:
+        rules = self._handler.rules_digest[:RULES_DIGITS]
+        for site, memory in self._memories.items():
+            memory.recall(
+                partition,
+                earlier.left.get(site, ""),
+                suspects_below=earlier.suspects_end(rules),
+                ends_are_known=earlier.knows_ends(rules),
+            )
 
     def _earlier(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Earlier]:
         """Return what earlier owners have left of these partitions."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from worker.kafka.progress import ROOM_BITS, Note, Progress, Started, fit, worst_bits, worst_bits_of_calls
 from worker.kafka.source import Position
@@ -21,6 +22,7 @@ from worker.pipeline.horizon import Horizon
 from worker.pipeline.tickets import Ticket
 
 NOBODY = Earlier()
+LeftBehind: TypeAlias = Callable[[TopicPartition, int, int], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,9 @@ class PartitionProgress:
         started |= {offset: each for offset, each in earlier.started.items() if offset >= self.position}
         return Progress(base, horizon, earlier.letters_below, tuple(done), started)
 
-    def due(self, note: Note, waiting: Callable[[TopicPartition], Sequence[int]], now_s: float) -> Commit | None:
+    def due(
+        self, note: Note, waiting: Callable[[TopicPartition], Sequence[int]], now_s: float, left: LeftBehind
+    ) -> Commit | None:
         """Return the commit that is due; None if the last one says the same."""
         watermark = self.committable
         if self.is_drained:
@@ -160,7 +164,7 @@ class PartitionProgress:
         state = (self._changes, watermark, self.position, horizon, self.is_drained, note)
         if state == self._state:
             return None
-        metadata, told = fit(note, self.told(horizon))
+        metadata, told = fit(note, self.told(horizon), left=lambda room: left(self.partition, watermark, room))
         if (watermark, metadata) == (self.committed, self.metadata):
             self._state = state
             return None
@@ -271,14 +275,16 @@ class Offsets:
         *,
         waiting: Callable[[TopicPartition], Sequence[int]] = lambda partition: (),
         now_s: float = 0.0,
+        left: LeftBehind = lambda partition, watermark, limit_characters: {},
         partitions: Iterable[TopicPartition] | None = None,
     ) -> dict[TopicPartition, Commit]:
         """Return what is due: where offset, map, horizon or note have changed. Each says all, as one wipes the last.
 
-        `waiting`: the offsets of calls that wait for a higher horizon, ascending.
+        `waiting`: the offsets of calls that wait for a higher horizon, ascending. `left`: what the senders leave behind
+        for a partition's next owner, by site, beside this watermark and in so many characters.
         """
         chosen = self._partitions.values() if partitions is None else self._owned(partitions)
-        commits = ((progress.partition, progress.due(note, waiting, now_s)) for progress in chosen)
+        commits = ((progress.partition, progress.due(note, waiting, now_s, left)) for progress in chosen)
         return {partition: commit for partition, commit in commits if commit is not None}
 
     def acknowledged(
