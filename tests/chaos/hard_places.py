@@ -40,15 +40,15 @@ async def busy_user(run: Run, seconds: float) -> None:
 
 async def capped_user(run: Run, seconds: float) -> None:
     """Keep a user at his daily cap, and lose the answers of some of the calls that used it up."""
-    await inject_all(run, {"lost": {"kind": "reset_after_execution", "uid": CAPPED_USER, "share": 0.2}})
+    await inject_all(run, {"lost": {"kind": "reset_after_execution", "uid": CAPPED_USER, "share": 0.04}})
     await asyncio.sleep(seconds)
     await run.feeder.pause()
-    await run.journey.all_done(limit_s=120)
     calls = [call.mark for each in run.feeder.placed for call in each.event.calls if call.action == CAPPED_ACTION]
+    run.capped |= set(calls)
+    await run.journey.all_done(limit_s=180)
     executed = sum(line["params"].get("action") == CAPPED_ACTION for line in await run.ledger())
     (member,) = run.members
     capped = await _capped_calls(member)
-    run.capped |= set(calls)
     run.notes["cap"] = f"{len(calls)} calls of the user at his cap, {executed} executed, {capped:.0f} ended as capped"
     if executed != DAILY_CAP:
         run.faults.append(f"cap: {executed} calls were executed of the {DAILY_CAP} that the cap allows")

@@ -14,11 +14,13 @@ Every execution too many must have been announced by a line that names the call 
 nor anything else could decide; it was flushed before the call was sent. That a worker does not say so of everything is
 known here without asking it: a notifyAction whose action its user has in no other call is either in the action log or
 was not executed. While one member has had the call's partition for some time (SETTLED_S), and the clocks kept still,
-such a call must not be executed twice, whatever the log lines say.
+such a call must not be executed twice, whatever the log lines say. Nor must any call whose answer came some time
+(MAPPED_S) before a member went: the commit's map has it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,9 @@ LEAST_IN_FLIGHT = 8
 IN_FLIGHT_AT_KILLS = 0.8
 # A bunch that waited is looked at for some time: its arrivals are spread over about so much.
 STALL_EDGE_S = 0.05
+# A call whose answer came so long before its member goes is known to have ended, whoever comes next: commits are made
+# every second, and carry a map.
+MAPPED_S = 5.0
 # What a new owner of a partition cannot know, and what a clock was before it stepped, is of no account after so long.
 SETTLED_S = 10.0
 # The worker's line for a call that is made again. Step 1: the log has shown that it was not executed.
@@ -57,6 +62,7 @@ class Execution:
     order: int
     mark: str
     at_s: float
+    fault: str | None = None  # what then happened to its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,8 @@ class Evidence:
     quota_per_s: float = 0.0
     members: int = 1
     offered: Sequence[Stretch] = ()
+    breaks_s: Sequence[float] = ()  # when (Unix) a member was killed, stopped, put to sleep; the broker left or came
+    away: Sequence[Stretch] = ()  # when the site, by the schedule, answered nobody
     letters_allowed: int = 0  # of good records: what a flood may cost before the guard holds the worker
     in_flight_at_kills: Sequence[int] = ()
 
@@ -219,16 +227,34 @@ def _twice(found: Judgement, evidence: Evidence, calls: Calls, times: Mapping[st
         if times[mark] - 1 > said[place.partition, place.offset, call.name]:
             unsaid.append(mark)
     only_one = alone(call for _, call in calls.values())
+    forgotten = _forgotten(twice, evidence)
     needless = _decidable([mark for mark in twice if mark in only_one], evidence, calls)
     found.figures["executed twice"] = (
-        f"{sum(times[mark] - 1 for mark in twice)}: {len(unsaid)} unannounced, {len(needless)} that the log could "
-        f"decide, {len(only_one & set(twice))} with an action of their own; {len(evidence.undecided)} announced"
+        f"{sum(times[mark] - 1 for mark in twice)}: {len(unsaid)} unannounced, {len(forgotten)} long done, "
+        f"{len(needless)} that the log could decide, {len(only_one & set(twice))} with an action of their own; "
+        f"{len(evidence.undecided)} announced"
     )
     text = "twice: {} calls were executed again though {}: {}"
     found.check(
         not needless, text.format(len(needless), "the action log could decide", _some(_places(needless, calls)))
     )
     found.check(not unsaid, text.format(len(unsaid), "no line had announced it", _some(_places(unsaid, calls))))
+    found.check(not forgotten, text.format(len(forgotten), "they were long done", _some(_places(forgotten, calls))))
+
+
+def _forgotten(marks: Sequence[str], evidence: Evidence) -> list[str]:
+    """Return those calls that ended well before the first change after them, and were made again after it."""
+    executed: defaultdict[str, list[Execution]] = defaultdict(list)
+    for execution in evidence.executions:
+        executed[execution.mark].append(execution)
+    breaks_s = sorted(evidence.breaks_s)
+    found = []
+    for mark in marks:
+        first, *later = sorted(executed[mark], key=lambda each: each.at_s)
+        next_s = next((at_s for at_s in breaks_s if at_s >= first.at_s), math.inf)
+        if first.fault is None and first.at_s + MAPPED_S < next_s and any(each.at_s > next_s for each in later):
+            found.append(mark)
+    return found
 
 
 def _decidable(marks: Sequence[str], evidence: Evidence, calls: Calls) -> list[str]:
@@ -302,7 +328,7 @@ def _load(found: Judgement, evidence: Evidence, calls: Sequence[Call]) -> None:
     """Check the load: a run without it has shown nothing."""
     offered_s = sum(stretch.end_s - stretch.begin_s for stretch in evidence.offered)
     offered = sum(stretch.calls for stretch in evidence.offered) / offered_s if offered_s > 0 else 0.0
-    made = typical_per_s([arrival.at_s for arrival in evidence.arrivals], evidence.offered)
+    made = typical_per_s([arrival.at_s for arrival in evidence.arrivals], evidence.offered, evidence.away)
     users = len({call.uid for call in calls})
     identical = identical_share(calls)
     found.figures["load"] = (
@@ -324,16 +350,17 @@ def _load(found: Judgement, evidence: Evidence, calls: Sequence[Call]) -> None:
         )
 
 
-def typical_per_s(times_s: Iterable[float], stretches: Sequence[Stretch]) -> float:
+def typical_per_s(times_s: Iterable[float], stretches: Sequence[Stretch], away: Sequence[Stretch] = ()) -> float:
     """Return the usual rate of arrivals under load, over those quarters of a second that saw any.
 
-    Of a worker that was just killed, or of a site that is away, none arrive: that is the schedule's matter.
+    Of a worker that was just killed none arrive, and a site that is `away` gets probes only: the schedule's matter.
     """
     quarters = Counter(int(at_s * 4) for at_s in times_s)
     within = [
         count
         for quarter, count in quarters.items()
         if any(stretch.begin_s <= quarter / 4 and (quarter + 1) / 4 <= stretch.end_s for stretch in stretches)
+        and not any(stretch.begin_s <= (quarter + 1) / 4 and quarter / 4 <= stretch.end_s for stretch in away)
     ]
     return 4.0 * median(within) if within else 0.0
 

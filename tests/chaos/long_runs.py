@@ -17,8 +17,8 @@ from tests.chaos.troubles import (
     outage,
     refusing_letters,
     revoked_key,
-    set_clock,
     sleepwalk,
+    step_clocks,
     until_s,
     without_broker,
 )
@@ -26,7 +26,7 @@ from tests.chaos.workload import Mixture
 from tests.journeys.processes import WorkerProcess, resident_bytes
 
 SOAK_PER_S = 220.0
-SOAK = Setup(3, calls_per_s=SOAK_PER_S * 0.96, quota_per_s=SOAK_PER_S, mixture=Mixture(bad=0.001))
+SOAK = Setup(3, calls_per_s=SOAK_PER_S * 0.96, quota_per_s=SOAK_PER_S, mixture=Mixture(bad=0.001), wrong_clock=True)
 SOAK_FAULTS = {
     "silent": {"kind": "timeout_after", "share": 0.0005},
     "500001": {"kind": "code", "code": 500001, "share": 0.0005},
@@ -120,7 +120,7 @@ async def _something(run: Run, stays: Sequence[WorkerProcess]) -> None:
         case 1:
             await revoked_key(run, 3, run.rng.choice((403003, 403005)))
         case 2:
-            await set_clock(run, run.rng.uniform(-150, 150))
+            await step_clocks(run, run.rng.uniform(-150, 150))
         case 3:
             await refusing_letters(run, 4)
         case 4:

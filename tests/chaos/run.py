@@ -14,6 +14,7 @@ import json
 import random
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from tests.chaos.judge import (
     Execution,
     Judgement,
     Stall,
+    Stretch,
     Undecided,
     judge,
 )
@@ -44,6 +46,7 @@ CALLS_PER_S = 220.0
 QUOTA_PER_S = 300.0
 SESSION_S = 6.0
 WATCH_EVERY_S = 1.5
+_WRONG_CLOCK = Path(__file__).parent / "wrong_clock.py"
 GOOD_EXITS = (0, -signal.SIGKILL)
 # UIDs and the marks of calls; nothing that looks like them has any business in a log.
 _SECRETS = re.compile(rb"chaos-user-\d{4}|\bm\d+-\d{7}")
@@ -59,6 +62,8 @@ class Setup:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the workers
     mixture: Mixture = field(default_factory=Mixture)
     quota_per_s: float = QUOTA_PER_S
+    wrong_clock: bool = False  # the workers' clocks are off by what `Run.set_clocks` says
+    clock_offset_s: float = 0.0  # at the start
     own_keys: bool = False  # each member signs with the next one of `site.keys`: arrivals tell who sent them
     rules: str = RULES  # of the first members; with others than these no load is fed before the schedule says so
     calls_per_s: float = CALLS_PER_S
@@ -86,9 +91,13 @@ class Run:
         self.in_flight_at_kills: list[int] = []
         self.capped: set[str] = set()  # marks of calls that may end at the daily cap
         self.clock_steps_s: list[float] = []
+        self.breaks_s: list[float] = []  # when a member began to go, or the broker went or came
+        self.away: list[Stretch] = []  # when the site, by the schedule, answered nobody
         self.faults: list[str] = []  # found by the schedule itself
         self.notes: dict[str, str] = {}  # figures of the schedule itself
         self._imbalances: list[str] = []
+        self.clock_file = journey.folder / "clock"
+        self.set_clocks(setup.clock_offset_s)
         self._started = 0
         author = Author(seed, setup.mixture)
         self.feeder = Feeder(kafka.bootstrap(), journey.topic, author, calls_per_s=setup.calls_per_s)
@@ -131,19 +140,22 @@ class Run:
         if self.setup.own_keys:
             key, held = list(self.setup.site["keys"].items())[self._started - 1]
             parts["site"]["auth"] = {"mode": "signed", "user_key": key, "secret": held["secrets"][0]}
-        member = self.journey.start(f"m{self._started}", rules=rules, **parts)
+        python = (str(_WRONG_CLOCK), str(self.clock_file)) if self.setup.wrong_clock else ("-m", "worker")
+        member = self.journey.start(f"m{self._started}", rules=rules, python=python, **parts)
         self.members.append(member)
         return member
 
     async def kill(self, member: WorkerProcess) -> None:
         """End a member by SIGKILL, and note how many calls were in flight just then."""
         self.in_flight_at_kills.append(int((await self.gigya.stats())["in_flight"]))
+        self.breaks_s.append(time.time())
         member.kill()
         self.members.remove(member)
 
     async def stop(self, member: WorkerProcess) -> None:
         """End a member by SIGTERM; it drains and leaves."""
         self.members.remove(member)
+        self.breaks_s.append(time.time())
         code = await member.stopped(limit_s=60)
         if code != 0:
             self.faults.append(f"{member.name} ended with {code} after SIGTERM: {member.tail(3)}")
@@ -152,9 +164,9 @@ class Run:
         """Wait until so many more calls are executed."""
         await self.journey.executed_at_least(await self.gigya.executed_count() + count, limit_s=limit_s)
 
-    async def ledger(self) -> list[dict[str, Any]]:
-        """Return what the local Gigya executed, in its order."""
-        return [dict(line) for line in await self.gigya.control("GET", "ledger")]
+    async def ledger(self, *, after: int = 0) -> list[dict[str, Any]]:
+        """Return what the local Gigya executed, in its order, after so many."""
+        return [dict(line) for line in await self.gigya.control("GET", f"ledger?after={after}")]
 
     async def times_executed(self) -> Counter[str]:
         """Return how often each call was executed, by mark."""
@@ -164,10 +176,16 @@ class Run:
         """Wait until all calls of these events are executed; those of one user may be missing."""
         marks = {call.mark for event in events for call in event.calls if call.uid != but}
 
-        async def all_are() -> bool:
-            return marks <= set(await self.times_executed())
+        last = 0
 
-        await until(f"{len(marks)} calls are executed", all_are, limit_s=limit_s, every_s=2.0)
+        async def all_are() -> bool:
+            nonlocal last
+            for line in await self.ledger(after=last):  # only what is new: a long answer is a stall of the server
+                marks.discard(mark_of(line["method"], line["params"]))
+                last = line["order"]
+            return not marks
+
+        await until(f"{len(marks)} calls are executed", all_are, limit_s=limit_s, every_s=1.0)
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         parts: dict[str, dict[str, Any]] = {
@@ -178,6 +196,12 @@ class Run:
         for name, changes in self.setup.settings.items():
             parts[name] = {**parts.get(name, {}), **changes}
         return parts
+
+    def set_clocks(self, offset_s: float) -> None:
+        """Let the clocks of members with a wrong one be off by so much."""
+        fresh = self.clock_file.with_suffix(".new")
+        fresh.write_text(f"{offset_s:.3f}")
+        fresh.replace(self.clock_file)
 
     # while it runs
 
@@ -239,7 +263,8 @@ class Run:
         return Evidence(
             placed=self.feeder.placed,
             executions=[
-                Execution(line["order"], mark_of(line["method"], line["params"]), line["at_s"]) for line in ledger
+                Execution(line["order"], mark_of(line["method"], line["params"]), line["at_s"], line["fault"])
+                for line in ledger
             ],
             arrivals=[Arrival(line["at_s"], line["method"], line["code"], line["user_key"]) for line in arrivals],
             stalls=[Stall(**line) for line in stalls],
@@ -252,6 +277,8 @@ class Run:
                 for partition in partitions
             ],
             clock_steps_s=self.clock_steps_s,
+            away=self.away,
+            breaks_s=self.breaks_s,
             commits=[Commit(each.at_s, each.partition, each.offset) for each in commits],
             imbalances=self._imbalances + list(self._unbalanced_ends()),
             capped=self.capped,

@@ -10,13 +10,12 @@ from typing import Any
 from tests.chaos import hard_places, long_runs
 from tests.chaos.run import Run, Setup
 from tests.chaos.troubles import (
-    drift_clock,
     inject_all,
     kill_and_replace,
     outage,
     refusing_letters,
     revoked_key,
-    set_clock,
+    step_clocks,
     until_s,
     without_broker,
 )
@@ -90,12 +89,14 @@ def faults(found: Mapping[str, Mapping[str, Any]]) -> Act:
 
 
 async def api_outage(run: Run, seconds: float) -> None:
+    await asyncio.sleep(5)
     await outage(run, seconds)
     await asyncio.sleep(5)
 
 
 async def api_revoked(run: Run, seconds: float) -> None:
     for code in (403003, 403005):
+        await asyncio.sleep(5)
         await revoked_key(run, seconds / 2, code)
 
 
@@ -112,13 +113,14 @@ async def api_rough(run: Run, seconds: float) -> None:
 # 3. the clock
 
 FIVE_MINUTES_S = 300.0
+WRONG_CLOCK = Setup(wrong_clock=True)
 
 
 async def clock_steps(run: Run, seconds: float) -> None:
     """Step by up to five minutes either way every few seconds, with lost answers: the log is asked by the clock."""
     await inject_all(run, SILENT)
     for left_s in until_s(seconds):
-        await set_clock(run, run.rng.choice((-FIVE_MINUTES_S, 0.0, FIVE_MINUTES_S, run.rng.uniform(-150, 150))))
+        await step_clocks(run, run.rng.choice((-FIVE_MINUTES_S, 0.0, FIVE_MINUTES_S, run.rng.uniform(-150, 150))))
         await asyncio.sleep(min(left_s, run.rng.uniform(10.0, 20.0)))
 
 
@@ -126,7 +128,7 @@ async def clock_drifts(run: Run, seconds: float) -> None:
     """Gain three seconds a minute, a thousand times what a bad quartz does, from five minutes behind."""
     await inject_all(run, SILENT)
     for left_s in until_s(seconds):
-        await drift_clock(run, (seconds - left_s) * 0.05 - FIVE_MINUTES_S)
+        run.set_clocks((seconds - left_s) * 0.05 - FIVE_MINUTES_S)
         await asyncio.sleep(min(left_s, 0.5))
 
 
@@ -159,15 +161,30 @@ async def letters_refused(run: Run, seconds: float) -> None:
 
 KEYS = {f"AKmember{number}": {"secrets": [f"{'c2VjcmV0' * 3}{number:04d}"]} for number in range(3)}
 
+# Of a group: while the partitions of a dead or sleeping member wait, what the others make must be load enough.
+MORE_CALLS_PER_S, MORE_QUOTA_PER_S = 330.0, 400.0
+
 SCHEDULES: tuple[Schedule, ...] = (
     Schedule("kill-none", "kill -9, nonces are not remembered", kills, Setup(gigya=_nonces(0)), 160, kills=13),
-    Schedule("kill-30s", "kill -9 of one of three, nonces for 30 s", kills, Setup(3, gigya=_nonces(30)), 160, kills=13),
+    Schedule(
+        "kill-30s",
+        "kill -9 of one of three, nonces for 30 s",
+        kills,
+        Setup(3, gigya=_nonces(30), calls_per_s=MORE_CALLS_PER_S, quota_per_s=MORE_QUOTA_PER_S),
+        160,
+        kills=13,
+    ),
     Schedule("kill-unlimited", "kill -9, nonces for ever", kills, Setup(gigya=_nonces(None)), 160, kills=13),
     Schedule(
         "kill-burnt",
         "kill -9 of one of three, refusals burn nonces",
         kills_and_refusals,
-        Setup(3, gigya=_nonces(600, "before_refusals")),
+        Setup(
+            3,
+            gigya=_nonces(600, "before_refusals"),
+            calls_per_s=MORE_CALLS_PER_S,
+            quota_per_s=MORE_QUOTA_PER_S,
+        ),
         160,
         kills=13,
     ),
@@ -182,9 +199,11 @@ SCHEDULES: tuple[Schedule, ...] = (
     Schedule("api-outage", "an outage of 60 s", api_outage),
     Schedule("api-revoked", "the key revoked for 30 s, twice", api_revoked),
     Schedule("api-rough", "all of these at low rates", api_rough, Setup(3), 120),
-    Schedule("clock-off", "the clock five minutes off", clock_is_off, Setup(gigya={"clock_offset_s": FIVE_MINUTES_S})),
-    Schedule("clock-steps", "the clock steps by up to five minutes", clock_steps),
-    Schedule("clock-drifts", "the clock drifts by three seconds a minute", clock_drifts),
+    Schedule(
+        "clock-off", "the clock five minutes off", clock_is_off, Setup(wrong_clock=True, clock_offset_s=FIVE_MINUTES_S)
+    ),
+    Schedule("clock-steps", "the clock steps by up to five minutes", clock_steps, WRONG_CLOCK),
+    Schedule("clock-drifts", "the clock drifts by three seconds a minute", clock_drifts, WRONG_CLOCK),
     Schedule("broker-killed", "the broker is killed and restarted", broker_killed, long_s=90, own_broker=True),
     Schedule("broker-stopped", "the broker is stopped cleanly for 60 s", broker_stopped, own_broker=True),
     Schedule(
@@ -194,19 +213,24 @@ SCHEDULES: tuple[Schedule, ...] = (
         Setup(mixture=hard_places.MORE_BAD_ONES),
         30,
     ),
-    Schedule("rebalances", "a third member comes and goes", long_runs.rebalances, Setup(2), 120),
+    Schedule(
+        "rebalances",
+        "a third member comes and goes",
+        long_runs.rebalances,
+        Setup(2, calls_per_s=MORE_CALLS_PER_S, quota_per_s=MORE_QUOTA_PER_S),
+        120,
+    ),
     Schedule(
         "zombie",
         "a member sleeps past its session, and wakes",
         long_runs.zombie,
-        # A third of the partitions sleeps with its member: what the others make must be load enough.
         Setup(
             3,
             gigya={"nonces": {"scope": "site"}},
             site={"keys": KEYS},
             own_keys=True,
-            calls_per_s=330.0,
-            quota_per_s=400.0,
+            calls_per_s=MORE_CALLS_PER_S,
+            quota_per_s=MORE_QUOTA_PER_S,
         ),
         90,
     ),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.judge import (
+    MAPPED_S,
     SETTLED_S,
     Arrival,
     Commit,
@@ -74,13 +75,16 @@ def again(run: Evidence, mark: str) -> Evidence:
     return replace(run, executions=[*run.executions, Execution(last.order + 1, mark, last.at_s)])
 
 
+def alone_ones(run: Evidence) -> set[str]:
+    return alone(call for each in run.placed for call in each.event.calls)
+
+
 def an_alone(run: Evidence) -> str:
-    return min(alone(call for each in run.placed for call in each.event.calls))
+    return min(alone_ones(run))
 
 
 def a_doubtful(run: Evidence) -> str:
-    calls = {call.mark for each in run.placed for call in each.event.calls}
-    return min(calls - alone(call for each in run.placed for call in each.event.calls))
+    return min({call.mark for each in run.placed for call in each.event.calls} - alone_ones(run))
 
 
 def test_a_run_in_which_nothing_went_wrong_passes(run: Evidence):
@@ -147,6 +151,19 @@ def test_a_second_execution_that_nothing_could_prevent_must_have_been_announced_
     assert faults_of(replace(again(run, mark), undecided=[replace(line, offset=line.offset + 1)]), "twice")
     assert judge(replace(again(run, mark), undecided=[line])).faults == []
     assert faults_of(replace(again(again(run, mark), mark), undecided=[line]), "twice")
+
+
+def test_a_call_that_was_done_long_before_a_member_went_must_not_be_made_again_whatever_was_announced(run: Evidence):
+    mark = max(each.mark for each in run.executions[:500] if each.mark not in alone_ones(run))
+    place, call = place_of(run, mark)
+    done_s = min(each.at_s for each in run.executions if each.mark == mark)
+    said = replace(again(run, mark), undecided=[Undecided(place.partition, place.offset, call)])
+    assert judge(replace(said, breaks_s=[done_s + MAPPED_S / 2])).faults == []
+    assert judge(replace(said, breaks_s=[done_s + MAPPED_S / 2, done_s + MAPPED_S + 1])).faults == []
+    assert judge(replace(said, breaks_s=[done_s - 1, run.executions[-1].at_s + 1])).faults == []
+    assert faults_of(replace(said, breaks_s=[done_s - 1, done_s + MAPPED_S + 1]), "twice")
+    lost = [replace(each, fault="timeout_after") if each.mark == mark else each for each in said.executions]
+    assert judge(replace(said, executions=lost, breaks_s=[done_s + MAPPED_S + 1])).faults == []
 
 
 def test_calls_that_are_alone_have_an_action_of_their_own_and_are_half_of_the_load(run: Evidence):

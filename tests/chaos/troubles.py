@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from tests.chaos.judge import Stretch
 from tests.chaos.run import Run
 from tests.journeys.processes import WorkerProcess
 
@@ -45,30 +47,35 @@ def _without_kind(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 async def outage(run: Run, seconds: float) -> None:
     """Answer everything with HTTP 503 for a while, and wait until calls are made again."""
-    await run.gigya.control("POST", "outage", {})
-    await asyncio.sleep(seconds)
-    await run.gigya.control("DELETE", "outage")
-    await run.calls_are_made(limit_s=MOST_LATE_S)
+    async with _away(run):
+        await run.gigya.control("POST", "outage", {})
+        await asyncio.sleep(seconds)
+        await run.gigya.control("DELETE", "outage")
 
 
 async def revoked_key(run: Run, seconds: float, code: int) -> None:
     """Refuse the key for a while, and wait until calls are made again."""
     key = {"site": "main", "user_key": run.gigya.site["user_key"]}
-    await run.gigya.control("POST", "revoke", {**key, "code": code})
-    await asyncio.sleep(seconds)
-    await run.gigya.control("POST", "restore", key)
+    async with _away(run):
+        await run.gigya.control("POST", "revoke", {**key, "code": code})
+        await asyncio.sleep(seconds)
+        await run.gigya.control("POST", "restore", key)
+
+
+@asynccontextmanager
+async def _away(run: Run) -> AsyncIterator[None]:
+    """Note when nobody is served, up to the first calls after it."""
+    begin_s = time.time()
+    yield
     await run.calls_are_made(limit_s=MOST_LATE_S)
+    run.away.append(Stretch(begin_s, time.time()))
 
 
-async def set_clock(run: Run, offset_s: float) -> None:
-    """Shift the server's clock: to the worker, its own is wrong by as much the other way."""
-    await run.gigya.control("PATCH", "config", {"clock_offset_s": offset_s})
+async def step_clocks(run: Run, offset_s: float) -> None:
+    """Set the workers' clocks all at once."""
+    run.set_clocks(offset_s)
     run.clock_steps_s.append(time.time())
-
-
-async def drift_clock(run: Run, offset_s: float) -> None:
-    """Let the server's clock go on a little faster or slower than the worker's."""
-    await run.gigya.control("PATCH", "config", {"clock_offset_s": offset_s})
+    await asyncio.sleep(0)
 
 
 async def without_broker(run: Run, seconds: float, *, cleanly: bool) -> None:
@@ -76,9 +83,11 @@ async def without_broker(run: Run, seconds: float, *, cleanly: bool) -> None:
     await run.feeder.pause()  # its producer is not the one that is to be tested
     # Let commits and reads be under way, as they are at any other moment.
     await asyncio.sleep(run.rng.uniform(0.0, 1.0))
+    run.breaks_s.append(time.time())
     await asyncio.to_thread(run.kafka.stop if cleanly else run.kafka.kill)
     await asyncio.sleep(seconds)
     await asyncio.to_thread(run.kafka.start)
+    run.breaks_s.append(time.time())
     await run.feeder.go()
     await run.calls_are_made(limit_s=MOST_LATE_S)
 
@@ -105,6 +114,7 @@ async def _configure_letters(run: Run, settings: dict[str, str]) -> None:
 async def sleepwalk(run: Run, member: WorkerProcess, seconds: float) -> float:
     """Stop a member (SIGSTOP) for longer than its session, then let it go on; returns when it went on (Unix)."""
     run.asleep.add(member.pid)
+    run.breaks_s.append(time.time())
     member.signal(signal.SIGSTOP)
     try:
         await asyncio.sleep(seconds)

@@ -43,9 +43,8 @@ rules:
 BAD_RULES = RULES.replace("event.user }", "event.customer }")
 
 USERS = 300
-SHARE_IDENTICAL = (
-    0.25  # of the calls: repeats of one of the user's last few, marks apart; at least a fifth is asked for
-)
+# Of the calls: repeats of one of the user's last few, marks apart. At least a fifth is asked for, short runs included.
+SHARE_IDENTICAL = 0.33
 SHARE_PUBLISHED = 0.04
 # Actions that many calls have: two different ones of a user are one and the same action in Gigya's log.
 COMMON_ACTIONS = tuple(f"common_{number}" for number in range(12))

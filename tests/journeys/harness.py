@@ -109,16 +109,22 @@ class Journey:
         return tree
 
     def start(
-        self, name: str, *, until_end: bool = False, rules: str = DEMO_RULES, **parts: dict[str, Any]
+        self,
+        name: str,
+        *,
+        until_end: bool = False,
+        rules: str = DEMO_RULES,
+        python: tuple[str, ...] = ("-m", "worker"),
+        **parts: dict[str, Any],
     ) -> WorkerProcess:
-        """Start a worker; JSON is YAML, so that its settings file needs no writer."""
+        """Start a worker; JSON is YAML, so that its settings file needs no writer. `python` as in WorkerProcess."""
         folder = self.folder / name
         folder.mkdir()
         port = free_port()
         (folder / "rules.yaml").write_text(rules)
         (folder / "worker.yaml").write_text(json.dumps(self.settings(port, **parts), indent=1))
         arguments = ["run", "--config", "worker.yaml", *(["--until-end"] if until_end else [])]
-        worker = WorkerProcess(name, arguments, folder, port)
+        worker = WorkerProcess(name, arguments, folder, port, python=python)
         self.workers.append(worker)
         return worker
 
