@@ -160,7 +160,7 @@ async def test_a_rotation_under_load_with_both_keys_good_for_a_while_is_not_noti
             scene.accept(old, new)
             await asyncio.sleep(0.1)
             scene.sender.rotate(credentials(mode, new))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(1.0)  # what was signed with the old key has arrived
             scene.accept(new)
             assert scene.sender.is_open
         await asyncio.sleep(0.3)
