@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -240,3 +241,23 @@ def test_no_runs_take_more_than_the_bound_says(runs: list[int]) -> None:
     assert bits <= worst_bits(at, len(runs))
     assert bits <= worst_bits(at, len(runs) + 50)
     assert worst_bits(at, len(runs)) <= worst_bits(at + 100, len(runs)) + 1e-6
+
+
+@given(progresses(most=10), st.integers(200, 1000), st.integers(0, 300))
+def test_what_the_senders_leave_behind_has_the_room_that_is_left_and_never_takes_more(
+    progress: Progress, limit: int, length: int
+) -> None:
+    asked: list[int] = []
+
+    def left(limit_characters: int) -> dict[str, str]:
+        asked.append(limit_characters)
+        return {"main": "x" * length}
+
+    text, told = fit(Note("1f3a"), progress, limit, left)
+    assert len(text) <= limit
+    assert decode_progress(text, progress.base) == told
+    if asked and len("main:") + length <= asked[0]:
+        assert told.left == {"main": "x" * length}
+        assert replace(told, left={}) == progress
+    else:
+        assert not told.left

@@ -160,8 +160,10 @@ def fit(
         room = limit_characters - len(head) - 1 - len(_text(less))
         if room < 0:
             continue
-        if less is progress:
-            less = replace(progress, left=left(room - len(" r=")))  # the same, and what is beside it
+        if less is progress and (beside := left(room - len(" r="))):
+            with_left = replace(progress, left=beside)
+            if len(head) + 1 + len(text := _text(with_left)) <= limit_characters:
+                return f"{head} {text}", with_left
         return f"{head} {_text(less)}", less
     raise ValueError(f"{limit_characters} characters cannot hold even an empty map")
 
