@@ -63,6 +63,7 @@ class Execution:
     mark: str
     at_s: float
     fault: str | None = None  # what then happened to its answer
+    arrived_s: float = 0.0  # its request, some time before
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ def _twice(found: Judgement, evidence: Evidence, calls: Calls, times: Mapping[st
 
 
 def _forgotten(marks: Sequence[str], evidence: Evidence) -> list[str]:
-    """Return those calls that ended well before the first change after them, and were made again after it."""
+    """Return those calls that ended well before the first change after their arrival, and were made again after it."""
     executed: defaultdict[str, list[Execution]] = defaultdict(list)
     for execution in evidence.executions:
         executed[execution.mark].append(execution)
@@ -251,7 +252,7 @@ def _forgotten(marks: Sequence[str], evidence: Evidence) -> list[str]:
     found = []
     for mark in marks:
         first, *later = sorted(executed[mark], key=lambda each: each.at_s)
-        next_s = next((at_s for at_s in breaks_s if at_s >= first.at_s), math.inf)
+        next_s = next((at_s for at_s in breaks_s if at_s >= first.arrived_s), math.inf)
         if first.fault is None and first.at_s + MAPPED_S < next_s and any(each.at_s > next_s for each in later):
             found.append(mark)
     return found

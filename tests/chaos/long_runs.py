@@ -75,10 +75,13 @@ async def zombie(run: Run, seconds: float) -> None:
 
 
 async def _sent_by_a_zombie(run: Run, nap: Nap) -> int:
-    """Return how many requests a member sent between its waking and its next assignment."""
+    """Return how many calls a member sent between its waking and its next assignment; questions name no user."""
     assigned_s = min((at_s for at_s, _ in nap.member.assignments() if at_s > nap.woke_s), default=float("inf"))
     arrivals = await run.gigya.control("GET", "arrivals")
-    return sum(line["user_key"] == nap.user_key and nap.woke_s < line["at_s"] < assigned_s for line in arrivals)
+    return sum(
+        line["user_key"] == nap.user_key and bool(line["uid"]) and nap.woke_s < line["at_s"] < assigned_s
+        for line in arrivals
+    )
 
 
 class Size(NamedTuple):

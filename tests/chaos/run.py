@@ -262,10 +262,7 @@ class Run:
         commits = await self.journey.broker.commits(self.journey.group)
         return Evidence(
             placed=self.feeder.placed,
-            executions=[
-                Execution(line["order"], mark_of(line["method"], line["params"]), line["at_s"], line["fault"])
-                for line in ledger
-            ],
+            executions=[_execution(line) for line in ledger],
             arrivals=[Arrival(line["at_s"], line["method"], line["code"], line["user_key"]) for line in arrivals],
             stalls=[Stall(**line) for line in stalls],
             letters=[(int(place[1]), int(place[2])) for place in stand],
@@ -316,6 +313,11 @@ class Run:
                 if (leaked := _SECRETS.search(file.read_bytes()))
             ]
         return found
+
+
+def _execution(line: Mapping[str, Any]) -> Execution:
+    mark = mark_of(line["method"], line["params"])
+    return Execution(line["order"], mark, line["at_s"], line["fault"], line["arrived_s"])
 
 
 def logged(worker: WorkerProcess, events: frozenset[str]) -> Iterator[dict[str, Any]]:

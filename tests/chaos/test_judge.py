@@ -26,6 +26,7 @@ from tests.chaos.judge import (
 from tests.chaos.workload import Author, Mixture, mark_of
 
 QUOTA, PARTITIONS, EVENTS = 300.0, 4, 4_000
+LATENCY_S = 0.3
 START_S = 1_000.0
 
 
@@ -40,7 +41,10 @@ def evidence() -> Evidence:
         placed.append(Placed(event, partition, offsets[partition]))
         offsets[partition] += 1
     calls = [call for each in placed for call in each.event.calls]
-    executions = [Execution(order, call.mark, START_S + order / 250) for order, call in enumerate(calls, 1)]
+    executions = [
+        Execution(order, call.mark, START_S + order / 250, arrived_s=START_S + order / 250 - LATENCY_S)
+        for order, call in enumerate(calls, 1)
+    ]
     return Evidence(
         placed=placed,
         executions=executions,
@@ -161,6 +165,8 @@ def test_a_call_that_was_done_long_before_a_member_went_must_not_be_made_again_w
     assert judge(replace(said, breaks_s=[done_s + MAPPED_S / 2])).faults == []
     assert judge(replace(said, breaks_s=[done_s + MAPPED_S / 2, done_s + MAPPED_S + 1])).faults == []
     assert judge(replace(said, breaks_s=[done_s - 1, run.executions[-1].at_s + 1])).faults == []
+    in_flight_s = done_s - LATENCY_S / 2
+    assert judge(replace(said, breaks_s=[in_flight_s, done_s + MAPPED_S + 1])).faults == []
     assert faults_of(replace(said, breaks_s=[done_s - 1, done_s + MAPPED_S + 1]), "twice")
     lost = [replace(each, fault="timeout_after") if each.mark == mark else each for each in said.executions]
     assert judge(replace(said, executions=lost, breaks_s=[done_s + MAPPED_S + 1])).faults == []
