@@ -44,10 +44,12 @@ def test_what_is_left_behind_comes_back_within_the_limit_and_no_span_shrinks(rec
         return
     back = decode(note)
     assert back is not None
+    if back.known_from_s is None:  # no room but for saying that there was something
+        assert back == Recent(NOW_S, None, None, has_suspects=True)
+        return
     assert (back.possible, back.in_doubt, back.has_suspects) == (recent.possible, recent.in_doubt, recent.has_suspects)
     kept = recent.executed[len(recent.executed) - len(back.executed) :]
     assert [left.kind for left in back.executed] == [left.kind for left in kept]
-    assert back.known_from_s is not None
     for shown, left in zip(back.executed, kept, strict=True):
         assert shown.until_s >= left.until_s - 0.001
         assert shown.from_s <= max(left.from_s, back.known_from_s - 30.0) + 0.001

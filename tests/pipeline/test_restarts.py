@@ -325,17 +325,44 @@ class MemoryOfASite:
 
     def __init__(self, word: str) -> None:
         self.word = word
+        self.changes = 0
         self.limits: list[int] = []
+        self.was_first: list[bool] = []
         self.heard: list[tuple[str, int, bool]] = []
 
     def left_behind(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
         self.limits.append(limit_characters)
         return self.word[:limit_characters]
 
+    def serial(self, partition: TopicPartition) -> int:
+        return self.changes
+
     def recall(
-        self, partition: TopicPartition, note: str, *, suspects_below: int = 0, ends_are_known: bool = False
+        self,
+        partition: TopicPartition,
+        note: str,
+        *,
+        suspects_below: int = 0,
+        ends_are_known: bool = False,
+        nothing_before: bool = False,
     ) -> None:
         self.heard.append((note, suspects_below, ends_are_known))
+        self.was_first.append(nothing_before)
+
+
+async def test_what_a_sender_has_to_leave_behind_makes_a_commit_due_though_no_record_has_moved() -> None:
+    world = Restarts()
+    world.site.blocked = {"u1"}
+    world.append("u1")
+    memory = MemoryOfASite("r1.before")
+    member = world.start(memories={"main": memory})
+    await world.clock.advance(5)
+    memory.word, memory.changes = "r1.after", 1
+    await world.clock.advance(5)
+    assert "r1.after" in world.cluster.committed[GROUP, world.partitions[0]].metadata
+    assert memory.was_first == [True]
+    await world.stop(member)
+    await world.close()
 
 
 @pytest.mark.parametrize("rules", ["same", "0ther"])

@@ -165,6 +165,10 @@ class Ladder:
         """
         return self._left.note(partition, watermark, limit_characters)
 
+    def serial(self, partition: TopicPartition) -> int:
+        """Return a number that is another one whenever `left_behind` may say something else."""
+        return self._left.serial(partition)
+
     def recall(
         self,
         partition: TopicPartition,

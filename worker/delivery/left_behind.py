@@ -26,23 +26,23 @@ class LeftBehind:
         self._site_time = site_time
         self._clock = clock
         self._open: dict[TopicPartition, dict[Delivery, float]] = {}
-        self._changed: set[TopicPartition] = set()
+        self._serials: dict[TopicPartition, int] = {}  # counts what happened
         self._heads: dict[tuple[TopicPartition, str], Delivery] = {}
-        self._notes: dict[TopicPartition, tuple[bool, str]] = {}
+        self._notes: dict[TopicPartition, tuple[tuple[int, bool], str]] = {}
 
     def begun(self, delivery: Delivery, started_s: float) -> None:
         """Note that from here on a call may be executed (monotonic)."""
         self._open.setdefault(delivery.partition, {}).setdefault(delivery, started_s)
-        self._changed.add(delivery.partition)
+        self._happened(delivery.partition)
 
     def closed(self, delivery: Delivery) -> None:
         """Note that it is known what became of a call."""
         self._open.get(delivery.partition, {}).pop(delivery, None)
-        self._changed.add(delivery.partition)  # a suspect that was found in the log was never open here
+        self._happened(delivery.partition)  # a suspect that was found in the log was never open here
 
     def doubted(self, delivery: Delivery) -> None:
         """Note that a call is in doubt; it is in the next note."""
-        self._changed.add(delivery.partition)
+        self._happened(delivery.partition)
 
     def suspected(self, delivery: Delivery) -> None:
         """Note a suspect. The first of its user is the one that was in doubt, if one was: a lane has one head."""
@@ -59,18 +59,24 @@ class LeftBehind:
         self.earlier[partition] = Earlier(now_s, suspects_below, recent, ends_are_known)
         self._open.pop(partition, None)
         self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
-        self._changed.add(partition)
+        self._happened(partition)
 
     def note(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
         """Return what to leave behind. The same as last time where nothing has happened since: then it holds still."""
         earlier = self.earlier.get(partition)
         has_suspects = earlier is not None and watermark < earlier.suspects_below
+        state = (self.serial(partition), has_suspects)
         before = self._notes.get(partition)
-        if partition in self._changed or before is None or before[0] != has_suspects:
-            self._changed.discard(partition)
-            before = (has_suspects, self._written(partition, has_suspects, limit_characters))
-            self._notes[partition] = before
+        if before is None or before[0] != state or len(before[1]) > limit_characters:
+            before = self._notes[partition] = (state, self._written(partition, has_suspects, limit_characters))
         return before[1]
+
+    def serial(self, partition: TopicPartition) -> int:
+        """Return a number that is another one whenever something has happened that a note tells."""
+        return self._serials.get(partition, 0)
+
+    def _happened(self, partition: TopicPartition) -> None:
+        self._serials[partition] = self._serials.get(partition, 0) + 1
 
     def _written(self, partition: TopicPartition, has_suspects: bool, limit_characters: int) -> str:
         earlier = self.earlier.get(partition) or Earlier(self._own.began_s)

@@ -122,7 +122,9 @@ def encode(recent: Recent, limit_characters: int) -> str:
     always = KIND_CHARACTERS * (len(recent.possible) + len(recent.in_doubt))
     room = (limit_characters - frame - always) // (KIND_CHARACTERS + 2)
     if room < 0:
-        return ""
+        # That there was something is said in any case: nothing at all would mean that there was nothing.
+        bare = f"{VERSION}.{_number(recent.until_s)}.0.0....s"
+        return bare if len(bare) <= limit_characters else ""
     if (dropped := len(executed) - room) > 0:
         start = executed[dropped - 1].until_s
         executed = executed[dropped:]

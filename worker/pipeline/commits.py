@@ -43,8 +43,18 @@ class Memory(Protocol):
         """Return what a commit of this watermark says: letters, digits, `-_.`; the same while nothing happens."""
         ...
 
+    def serial(self, partition: TopicPartition) -> int:
+        """Return a number that is another one whenever `left_behind` may say something else."""
+        ...
+
     def recall(
-        self, partition: TopicPartition, note: str, *, suspects_below: int = 0, ends_are_known: bool = False
+        self,
+        partition: TopicPartition,
+        note: str,
+        *,
+        suspects_below: int = 0,
+        ends_are_known: bool = False,
+        nothing_before: bool = False,
     ) -> None:
         """Take up at an assignment what the owner before left behind, before a record is handed out."""
         ...
@@ -111,7 +121,14 @@ class CommitLoop:
             note = self._notes.note if self._notes is not None else Note()
             now_s = self._clock.monotonic_s()
             waiting = self._lanes.behind_horizon
-            due = self._offsets.due(note, waiting=waiting, now_s=now_s, left=self._left, partitions=partitions)
+            due = self._offsets.due(
+                note,
+                waiting=waiting,
+                now_s=now_s,
+                left=self._left,
+                left_serial=self._left_serial,
+                partitions=partitions,
+            )
             if not due:
                 if partitions is None:
                     self.last_error = ""  # what could not be committed is not ours any more
@@ -124,6 +141,9 @@ class CommitLoop:
         for partition in due:
             self._lanes.horizon_moved(partition)
         self._handler.named(named)
+
+    def _left_serial(self, partition: TopicPartition) -> int:
+        return sum(memory.serial(partition) for memory in self._memories.values())
 
     def _left(self, partition: TopicPartition, watermark: int, limit_characters: int) -> dict[str, str]:
         left: dict[str, str] = {}

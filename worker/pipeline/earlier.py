@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.kafka.membership import Found
+from worker.kafka.membership import Found, untouched
 from worker.kafka.progress import Mark, Started, Unusable, decode_progress
 from worker.model import Outcome, OutcomeKind
 
@@ -70,6 +70,7 @@ class Earlier:
     done: Done = field(default_factory=Done)
     started: Mapping[int, Started] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)  # site -> what its sender left behind
+    is_first: bool = False  # nobody of the group has owned the partition before
     ignored: str = ""  # why the commit's metadata was not used, though there was some, or should have been
 
     def may_have_letter(self, offset: int) -> bool:
@@ -118,7 +119,7 @@ def earlier_of(found: Found, *, max_ahead: int) -> Earlier:
     """
     committed, end = found
     if committed is None:
-        return Earlier()  # and without a commit nothing was attempted
+        return Earlier(is_first=True)  # without a commit nothing was attempted
     try:
         progress = decode_progress(committed.metadata, committed.offset)
     except Unusable as error:
@@ -128,6 +129,7 @@ def earlier_of(found: Found, *, max_ahead: int) -> Earlier:
         progress.horizon,
         suspect_below=min(progress.horizon, end),
         letters_below=progress.letters_below,
+        is_first=committed == untouched(committed.offset),
         done=Done(progress.done),
         started=progress.started,
         left=progress.left,

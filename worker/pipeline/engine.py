@@ -347,6 +347,7 @@ class Engine:
                 earlier.left.get(site, ""),
                 suspects_below=earlier.suspects_end(rules),
                 ends_are_known=earlier.knows_ends(rules),
+                nothing_before=earlier.is_first,
             )
 
     def _earlier(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Earlier]:

@@ -151,7 +151,12 @@ class PartitionProgress:
         return Progress(base, horizon, earlier.letters_below, tuple(done), started)
 
     def due(
-        self, note: Note, waiting: Callable[[TopicPartition], Sequence[int]], now_s: float, left: LeftBehind
+        self,
+        note: Note,
+        waiting: Callable[[TopicPartition], Sequence[int]],
+        now_s: float,
+        left: LeftBehind,
+        left_serial: int = 0,
     ) -> Commit | None:
         """Return the commit that is due; None if the last one says the same."""
         watermark = self.committable
@@ -161,7 +166,7 @@ class PartitionProgress:
             horizon = self._earlier_horizon if self.position < self._earlier_horizon else watermark
         else:
             horizon = max(self.horizon.propose(waiting(self.partition), self.position, now_s), self._earlier_horizon)
-        state = (self._changes, watermark, self.position, horizon, self.is_drained, note)
+        state = (self._changes, watermark, self.position, horizon, self.is_drained, note, left_serial)
         if state == self._state:
             return None
         metadata, told = fit(note, self.told(horizon), left=lambda room: left(self.partition, watermark, room))
@@ -276,15 +281,20 @@ class Offsets:
         waiting: Callable[[TopicPartition], Sequence[int]] = lambda partition: (),
         now_s: float = 0.0,
         left: LeftBehind = lambda partition, watermark, limit_characters: {},
+        left_serial: Callable[[TopicPartition], int] = lambda partition: 0,
         partitions: Iterable[TopicPartition] | None = None,
     ) -> dict[TopicPartition, Commit]:
         """Return what is due: where offset, map, horizon or note have changed. Each says all, as one wipes the last.
 
         `waiting`: the offsets of calls that wait for a higher horizon, ascending. `left`: what the senders leave behind
-        for a partition's next owner, by site, beside this watermark and in so many characters.
+        for a partition's next owner, by site, beside this watermark and in so many characters; `left_serial`: another
+        number whenever that may have changed.
         """
         chosen = self._partitions.values() if partitions is None else self._owned(partitions)
-        commits = ((progress.partition, progress.due(note, waiting, now_s, left)) for progress in chosen)
+        commits = (
+            (progress.partition, progress.due(note, waiting, now_s, left, left_serial(progress.partition)))
+            for progress in chosen
+        )
         return {partition: commit for partition, commit in commits if commit is not None}
 
     def acknowledged(
