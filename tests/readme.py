@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -13,6 +14,7 @@ from typing import get_args
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from worker.cli.explain import all_entries
 from worker.metrics import Metrics
 from worker.settings.tree import Settings
 
@@ -38,7 +40,22 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"settings": settings_table, "metrics": metrics_table}
+def reasons_table() -> str:
+    """Return all that `explain` knows: the codes of a reason beside it, each with what they mean and what to do."""
+    codes: defaultdict[str, list[str]] = defaultdict(list)
+    rows = ["| reason | is | codes | meaning | what to do |", "| --- | --- | --- | --- | --- |"]
+    entries = list(all_entries())
+    for entry in entries:
+        if entry.code is not None:
+            codes[entry.reason].append(entry.word)
+    for entry in sorted((each for each in entries if each.code is None), key=lambda each: (each.verdict, each.word)):
+        texts = (entry.meaning, entry.remedy)
+        meaning, remedy = (text.replace("|", "\\|") for text in texts)
+        rows.append(f"| `{entry.word}` | {entry.verdict} | {', '.join(codes[entry.word])} | {meaning} | {remedy} |")
+    return "\n".join(rows)
+
+
+TABLES = {"settings": settings_table, "metrics": metrics_table, "reasons": reasons_table}
 
 
 def written(text: str) -> str:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import worker
+from tests.reasons_in_source import reasons_in_source
 from worker.codecs import json as json_codec
 from worker.delivery.reasons import DELIVERY_REASONS
 from worker.gigya.reasons import REASONS
 from worker.reasons import OWN_REASONS
 
-WORKER = Path(worker.__file__).parent
 KNOWN = {*OWN_REASONS, *DELIVERY_REASONS, *REASONS}
-GIVERS = {"Undecodable", "Unmappable", "RecordError", "Failed", "Later", "_tripped"}  # each takes the reason first
 
 
-def reasons_given() -> Iterator[tuple[str, str]]:
-    for path in sorted(WORKER.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name in GIVERS and isinstance(node.args[0].value, str):
-                yield node.args[0].value, path.name
-
-
-def test_every_reason_in_the_code_has_a_row() -> None:
-    given = dict(reasons_given())
-    assert len(given) > 10
+def test_every_reason_in_the_source_has_a_row() -> None:
+    given = reasons_in_source()
+    assert len(given) > 50
     assert {reason: place for reason, place in given.items() if reason not in KNOWN} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'raise Unmappable("{}", "text")',
+        'log.info("x", reason="{}")',
+        'part |= {{"reason": "{}"}}',
+        'reason = "ask" if held else "{}"',
+        'self.reason = other or "{}"',
+        'NEW = "{}"\nreturned = Failed(NEW)',
+    ],
+)
+def test_a_reason_without_a_row_is_found_wherever_it_is_given(line: str, tmp_path: Path) -> None:
+    known = "class Unmappable:\n    def __init__(self, reason, text): ...\nclass Failed:\n    reason: str\n"
+    (tmp_path / "new.py").write_text(known + line.format("quite_new") + "\n")
+    assert "quite_new" in reasons_in_source(tmp_path)
 
 
 def test_every_reason_of_the_codec_has_a_row() -> None:

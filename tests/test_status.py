@@ -57,7 +57,8 @@ def test_a_worker_whose_heartbeats_go_unanswered_is_not_ready_and_says_that_it_m
 
     assert answer["ready"] is False
     assert answer["kafka"]["state"] == "no_heartbeat"
-    assert "none is started" in answer["kafka"]["reason"]
+    assert answer["kafka"]["reason"] == "no_heartbeat"
+    assert "none is started" in answer["kafka"]["text"]
 
 
 def test_a_worker_that_has_not_joined_yet_does_not_miss_heartbeats() -> None:

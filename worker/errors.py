@@ -35,7 +35,7 @@ class Problem:
 class WorkerError(Exception):
     """The root of this tree; nobody catches it but the command line."""
 
-    reason = "worker_error"
+    reason: str  # of the class, or of the one error; `explain` has a row for each
 
 
 class Refused(WorkerError):
@@ -65,8 +65,6 @@ class RecordError(WorkerError):
 
     `text` is safe to log; `rule` and `parameter` are empty where none is to blame.
     """
-
-    reason = "record_error"
 
     def __init__(self, reason: str, text: str, *, rule: str = "", parameter: str = "") -> None:
         super().__init__(text)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class OwnReason:
-    """One reason for people. `end` is `filtered`, `dead letter` or `waiting`."""
+    """One reason for people. `end` is `filtered`, `dead letter`, `waiting`, or `worker`: no record's matter."""
 
     end: str
     meaning: str
@@ -21,6 +21,7 @@ class OwnReason:
 
 
 _DEAD = "dead letter"
+_WORKER = "worker"
 _FIX_PRODUCER = "Correct the producer; discard the dead letter, or send a corrected event."
 
 _AFTER_A_FLOOD = (
@@ -169,6 +170,82 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ),
     ("flood_run", "waiting", "Too many records in a row would be dead letters: the flood guard holds.", _AFTER_A_FLOOD),
     ("flood_ratio", "waiting", "Too great a share would be dead letters: the flood guard holds.", _AFTER_A_FLOOD),
+    (
+        "dead_letter_write_failed",
+        "waiting",
+        "The dead-letter topic did not take the letter; it is written again until it does.",
+        "Look at the brokers, and at the login's Write on the topic.",
+    ),
+    (
+        "dead_letter_too_large",
+        "waiting",
+        "The dead-letter topic takes no message of this size: a reference to the record is written in its place.",
+        "Raise max.message.bytes of the dead-letter topic to that of the source topics.",
+    ),
+    # What concerns the worker, not a record
+    ("joining", _WORKER, "The group has given this member no partitions yet.", "Nothing to do, unless it lasts."),
+    (
+        "no_heartbeat",
+        _WORKER,
+        "The group has not answered a heartbeat for so long that another member may own our partitions before an "
+        "attempt ends: none is started.",
+        "Look at the brokers, the network and this machine's CPU. The worker goes on by itself.",
+    ),
+    (
+        "offset_out_of_range",
+        _WORKER,
+        "Retention deleted records before they were read: their partition stands still.",
+        "Start with --accept-gap to go on behind the gap, and raise the topic's retention.",
+    ),
+    (
+        "commit_failed",
+        _WORKER,
+        "A commit did not happen, or is not known to have; the next one carries the same or more.",
+        "Look at the brokers.",
+    ),
+    (
+        "commit_refused",
+        _WORKER,
+        "The group refused a commit: the partitions have another owner by now.",
+        "Nothing to do; if it repeats, look for pauses of this process (CPU, memory) longer than the session time-out.",
+    ),
+    (
+        "source_failed",
+        _WORKER,
+        "Reading cannot go on: a permission is gone, or a topic was deleted. The worker drains and ends; nothing is "
+        "lost.",
+        "Mend what the line names, then start it again.",
+    ),
+    (
+        "refused",
+        _WORKER,
+        "Settings or rules are wrong. Nothing was started.",
+        "Correct what the lines name; gigya-worker check says all of it at once.",
+    ),
+    (
+        "start_failed",
+        _WORKER,
+        "Something outside is missing at the start: broker, topic, login, permission. Nothing was consumed.",
+        "Mend what the lines name; gigya-worker preflight says all of it at once.",
+    ),
+    (
+        "unreadable_input",
+        _WORKER,
+        "A file, a pipe or a topic that a command shall read cannot be read at all.",
+        "The line says what is wrong with it.",
+    ),
+    (
+        "not_a_dead_letter",
+        _WORKER,
+        "A message of the dead-letter topic is none of ours: foreign, damaged, or of a newer worker.",
+        "Find out who else writes to the topic; a newer worker's letters are for a newer worker to read.",
+    ),
+    (
+        "unproven",
+        _WORKER,
+        "Preflight found nothing that proves a site's credentials, and nothing that refutes them.",
+        "Give the key's permission group gm.getActionConfig (Console > Admin > Applications).",
+    ),
 )
 OWN_REASONS: Mapping[str, OwnReason] = MappingProxyType(
     {reason: OwnReason(end, meaning, remedy) for reason, end, meaning, remedy in _ROWS}

@@ -20,6 +20,7 @@ from worker.pipeline.engine import Engine, PartitionStatus
 from worker.pipeline.handler import Handler
 from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
+from worker.reasons import OWN_REASONS
 from worker.reload import RulesReload
 from worker.watchdog import Watchdog
 
@@ -165,8 +166,8 @@ class WorkerView:
         elif self._engine.has_joined and not all(sender.may_write() for sender in self._senders.values()):
             part |= {
                 "state": "no_heartbeat",
-                "reason": "the group has not answered a heartbeat for so long that another member may own our "
-                "partitions before an attempt ends: none is started",
+                "reason": "no_heartbeat",
+                "text": OWN_REASONS["no_heartbeat"].meaning,
                 "remedy": "Look at the brokers, the network and this machine's CPU. The worker goes on by itself.",
             }
         elif self._engine.last_commit_error:
@@ -177,7 +178,7 @@ class WorkerView:
                 "the brokers.",
             }
         elif not self._engine.has_joined:
-            part |= {"state": "joining", "reason": "no assignment from the group yet"}
+            part |= {"state": "joining", "reason": "joining", "text": OWN_REASONS["joining"].meaning}
         return part
 
     def _letters_part(self) -> dict[str, Json]:

@@ -47,6 +47,7 @@ _CONSEQUENCES = {
     "dead letter": "The record becomes a dead letter, none of its calls is made, and the worker goes on.",
     "filtered": "Nothing is called for the record; its offset is passed at once.",
     "waiting": "The record stays unfinished and its offset is not passed.",
+    "worker": "It concerns the worker, not one record; no record is passed or dead-lettered for it.",
 }
 
 
@@ -57,7 +58,7 @@ def explain(
     output: Format = Output.TABLE,
 ) -> None:
     """Say what an error code or a reason means and what to do; without one, list them all."""
-    entries = list(_all()) if word is None else find(word.strip())
+    entries = list(all_entries()) if word is None else find(word.strip())
     if not entries:
         print(_unknown(str(word)), file=sys.stderr)
         raise typer.Exit(PROBLEMS)
@@ -82,10 +83,11 @@ def find(word: str) -> list[Entry]:
         code = int(word) if len(word) <= 6 else -1
         known = code == 0 or 100_000 <= code <= 999_999
         return [_of_code(code, row_of(code))] if known else []
-    return [entry for entry in _all() if entry.word == word.lower()]
+    return [entry for entry in all_entries() if entry.word == word.lower()]
 
 
-def _all() -> Iterator[Entry]:
+def all_entries() -> Iterator[Entry]:
+    """Yield the codes in order, then the reasons; a reason that codes have stands among both."""
     from worker.delivery.reasons import DELIVERY_REASONS
     from worker.gigya.reasons import REASONS
     from worker.gigya.replies import TABLE
@@ -122,12 +124,12 @@ def _as_text(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-_VERDICTS = frozenset(_CONSEQUENCES) - {"dead letter", "filtered", "waiting"}
+_VERDICTS = frozenset(_CONSEQUENCES) - {"dead letter", "filtered", "waiting", "worker"}
 
 
 def _unknown(word: str) -> str:
     from worker.settings.shapes import nearest
 
-    near = nearest(word, [entry.word for entry in _all()])
+    near = nearest(word, [entry.word for entry in all_entries()])
     hint = f"did you mean {near}?" if near else "gigya-worker explain lists all"
     return f"gigya-worker: {word!r} is neither an error code nor a reason; {hint}"
