@@ -20,6 +20,7 @@ FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"admin", "alarms", "control", "dry_run", "inspect", "preflight", "reload", "watchdog"},
     {"status"},
     {"settings"},
+    {"wiring"},
     {"app"},
     {"cli"},
     {"__main__"},

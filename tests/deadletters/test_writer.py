@@ -71,6 +71,23 @@ def letter(offset: int = 0, value: bytes = b"UID-of-somebody") -> DeadLetter:
     return DeadLetter(KafkaRecord("t", 0, offset, value, b"key-of-somebody"), "unmappable", "no user", "f" * 16)
 
 
+async def test_a_backfills_letters_and_tombstones_have_keys_of_their_own(desk: Desk) -> None:
+    writer = DeadLetterWriter(
+        topic="t.dead",
+        producer=desk.producer,
+        clock=desk.clock,
+        rng=random.Random(7),
+        metrics=desk.metrics,
+        run_id="week-44",
+    )
+    await writer.write(letter())
+    await writer.withdraw(letter().record)
+    keys = [key for _, key, _, _ in desk.producer.sent]
+    assert keys == [b"t/0/0/week-44", b"t/0/0/week-44"]
+    _, key, value, headers = desk.producer.sent[0]
+    assert decode(key, value, headers).run == "week-44"
+
+
 async def test_a_letter_is_written_to_the_topic_and_counted(desk: Desk) -> None:
     await desk.writer.write(letter())
     topic, key, value, headers = desk.producer.sent[0]

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -71,8 +71,11 @@ class DeadLetterWriter:
         rng: random.Random,
         metrics: Metrics,
         max_in_flight: int = MAX_IN_FLIGHT,
+        run_id: str = "",
     ) -> None:
+        """`run_id` of a backfill is part of its letters' keys: they replace neither those of `run` nor another's."""
         self._topic = topic
+        self._run_id = run_id
         self._producer = producer
         self._clock = clock
         self._rng = rng
@@ -110,6 +113,8 @@ class DeadLetterWriter:
         Cancelled at any moment it leaves nothing behind; the letter may have been written or not. Writing it again is
         harmless: it has the same key in a compacted topic.
         """
+        if self._run_id:
+            letter = replace(letter, run=self._run_id)
         async with self._turn():
             await self._write_until_acknowledged(letter)
         self._written += 1
@@ -120,7 +125,7 @@ class DeadLetterWriter:
 
         There may be no such letter: then the tombstone does nothing, and compaction removes it.
         """
-        key = key_of(record)
+        key = key_of(record, self._run_id)
         async with self._turn():
             while True:
                 await self._may_try.wait()

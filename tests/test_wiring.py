@@ -1,4 +1,4 @@
-"""The worker as a whole, as far as it can be seen without its neighbours."""
+"""What every run is made of, as far as it can be seen without its neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from worker import app
+from worker import wiring
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -23,7 +23,7 @@ async def test_a_signal_while_the_worker_starts_ends_it_cleanly(number: signal.S
             has_cleaned_up = True
         return 1
 
-    starting = asyncio.create_task(app.stoppable(start()))
+    starting = asyncio.create_task(wiring.stoppable(start()))
     await asyncio.sleep(0)
     os.kill(os.getpid(), number)
 
@@ -35,7 +35,7 @@ async def test_what_a_run_returns_is_its_exit_code() -> None:
     async def run() -> int:
         return 3
 
-    assert await app.stoppable(run()) == 3
+    assert await wiring.stoppable(run()) == 3
 
 
 async def test_a_start_that_fails_is_heard_of() -> None:
@@ -43,4 +43,4 @@ async def test_a_start_that_fails_is_heard_of() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await app.stoppable(run())
+        await wiring.stoppable(run())

@@ -1,0 +1,332 @@
+"""What every run is made of: the ways out, the pipeline's parts, the reaction to signals. `app` and `backfill` put them
+together, each with its own source of records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import random
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol, TypeVar
+
+import structlog
+
+from worker import logs
+from worker.admin import AdminServer, View
+from worker.clock import SystemClock
+from worker.control import Control
+from worker.deadletters.writer import DeadLetterWriter
+from worker.delivery.sender import Sender
+from worker.delivery.transport import HttpTransport
+from worker.dry_run import DiscardedLetters, DryRun, DryRunSender
+from worker.exits import OK
+from worker.gigya.authorization import AnyCredentials, mark_key
+from worker.gigya.sites import Site
+from worker.kafka.client import KafkaProducer
+from worker.kafka.source import KafkaSource
+from worker.mapping.mapper import Mapper
+from worker.mapping.ruleset import RuleSet
+from worker.metrics import Metrics
+from worker.pipeline.flood_guard import FloodGuard
+from worker.pipeline.handler import Handler
+from worker.pipeline.lanes import Lanes
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.offsets import Offsets
+from worker.settings.tree import Settings
+
+log = structlog.get_logger(__name__)
+
+# Marks of users that are remembered: computing one costs as much as a tenth of a call's own work.
+MARKS = 20_000
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Stoppable(Protocol[T_co]):
+    """What runs until it is told to stop: an engine."""
+
+    async def run(self) -> T_co: ...
+
+    def stop(self) -> None:
+        """Ask it to drain and come back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WaysOut:
+    """Everything that leaves the process: calls by site, and dead letters. `live` are the senders that really send."""
+
+    senders: Mapping[str, Sender | DryRunSender]
+    live: Mapping[str, Sender]
+    producer: KafkaProducer | DiscardedLetters
+
+
+@asynccontextmanager
+async def ways_out(
+    settings: Settings,
+    credentials: Mapping[str, AnyCredentials],
+    clock: SystemClock,
+    metrics: Metrics,
+    marks: Callable[[str, str], str],
+    rehearsal: DryRun | None = None,
+    *,
+    run_id: str = "",
+    rates_per_s: Mapping[str, float | None] | None = None,
+) -> AsyncIterator[WaysOut]:
+    """Open them; in a dry run there is nothing to open, so that nothing can get out.
+
+    `run_id` (empty for the live worker) tells a backfill's or a replay's nonces from others'; `rates_per_s`: what each
+    site may be asked in a second, in place of the live worker's quota.
+    """
+    if rehearsal is not None:
+        yield WaysOut(rehearsal.senders, {}, rehearsal.letters)
+        return
+    async with (
+        open_senders(settings, credentials, clock, metrics, marks, run_id=run_id, rates_per_s=rates_per_s) as senders,
+        open_producer(settings) as producer,
+    ):
+        yield WaysOut(senders, senders, producer)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The pipeline below the engine."""
+
+    offsets: Offsets
+    ledger: Ledger
+    letters: DeadLetterWriter
+    handler: Handler
+    lanes: Lanes
+
+
+def parts_of(
+    settings: Settings,
+    rules: RuleSet,
+    out: WaysOut,
+    clock: SystemClock,
+    metrics: Metrics,
+    marks: Callable[[str, str], str],
+    *,
+    run_id: str = "",
+) -> Parts:
+    letters = DeadLetterWriter(
+        topic=settings.kafka.dead_letter_topic,
+        producer=out.producer,
+        clock=clock,
+        rng=random.Random(),
+        metrics=metrics,
+        run_id=run_id,
+    )
+    offsets, ledger = Offsets(), Ledger()
+    mapper = Mapper(rules)
+    handler = Handler(
+        decode=mapper.decode,
+        mapper=mapper,
+        rules_digest=rules.digest,
+        letters=letters,
+        offsets=offsets,
+        ledger=ledger,
+        guard=FloodGuard(settings.flood_guard),
+        clock=clock,
+        metrics=metrics,
+        user_mark=marks,
+        max_held_bytes=settings.delivery.max_buffer_bytes,
+    )
+    lanes = Lanes(out.senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
+    handler.queue = lanes
+    return Parts(offsets, ledger, letters, handler, lanes)
+
+
+@asynccontextmanager
+async def open_senders(
+    settings: Settings,
+    credentials: Mapping[str, AnyCredentials],
+    clock: SystemClock,
+    metrics: Metrics,
+    marks: Callable[[str, str], str],
+    *,
+    run_id: str = "",
+    rates_per_s: Mapping[str, float | None] | None = None,
+) -> AsyncIterator[dict[str, Sender]]:
+    """Open one sender and its pool of connections per site; close the pools at the end."""
+    delivery = settings.delivery
+    async with contextlib.AsyncExitStack() as pools:
+        senders: dict[str, Sender] = {}
+        for name, site_settings in settings.sites.items():
+            site = Site.of(name, site_settings)
+            if rates_per_s is not None:
+                site = replace(site, quota_per_s=rates_per_s[name])
+            transport = HttpTransport(
+                clock,
+                connect_timeout_s=delivery.connect_timeout_s,
+                attempt_timeout_s=delivery.attempt_timeout_s,
+                max_connections=delivery.max_in_flight,
+                ca_file=site.ca_file,
+            )
+            pools.push_async_callback(transport.close)
+            senders[name] = Sender(
+                site=site,
+                credentials=credentials[name],
+                settings=delivery,
+                transport=transport,
+                clock=clock,
+                rng=random.Random(),
+                nonce=lambda: secrets.token_hex(16),  # 128 bits: the millisecond nonces of some SDKs collide
+                metrics=metrics,
+                mark=lambda uid, site=name: marks(site, uid),  # type: ignore[misc]
+                run=run_id,
+                group=settings.kafka.group_id,
+            )
+        yield senders
+
+
+@asynccontextmanager
+async def open_producer(settings: Settings) -> AsyncIterator[KafkaProducer]:
+    producer = KafkaProducer(settings.kafka)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def open_admin(settings: Settings, view: View, control: Control) -> AsyncIterator[None]:
+    admin = AdminServer(settings.admin, view, control)
+    await admin.start()
+    try:
+        yield
+    finally:
+        await admin.stop()
+
+
+def keep_to_the_lease(
+    senders: Mapping[str, Sender], source: KafkaSource, settings: Settings, clock: SystemClock
+) -> None:
+    """Let an attempt start only if it ends while nobody else can own our partitions.
+
+    A process that was stopped, or cut off from the broker, does not know that another has its partitions by now.
+    """
+    attempt_s = settings.delivery.attempt_timeout_s
+    for sender in senders.values():
+        sender.may_write = lambda: clock.monotonic_s() + attempt_s < source.lease_valid_until_s()
+
+
+def source_of(settings: Settings, clock: SystemClock, *, accept_gap: bool) -> KafkaSource:
+    # A drain lasts longer than drain_s: what was in flight then ends by itself, within an attempt's time.
+    drain_s = settings.delivery.drain_s + settings.delivery.attempt_timeout_s
+    return KafkaSource(settings.kafka, drain_s=drain_s, clock=clock, accept_gap=accept_gap)
+
+
+async def run_until_told(
+    engine: Stoppable[T], beside: Mapping[str, Coroutine[None, None, None]], *, hangup: Callable[[], None] | None
+) -> T | None:
+    """Run the engine and what runs beside it; None when a second signal cancelled it."""
+    running = asyncio.create_task(engine.run(), name="engine")
+    others = [asyncio.create_task(work, name=name) for name, work in beside.items()]
+    try:
+        with _signals(first=engine.stop, second=running.cancel, hangup=hangup):
+            await asyncio.wait({running, *others}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                # One of the others ended, which none does by itself: a bug. The engine must not go on half alive.
+                engine.stop()
+                await asyncio.wait({running})
+            for task in others:
+                if task.done():
+                    task.result()
+            return await running
+    except asyncio.CancelledError:
+        if not running.cancelled():
+            raise
+        return None
+    finally:
+        everything: list[asyncio.Task[T] | asyncio.Task[None]] = [running, *others]
+        for each in everything:
+            each.cancel()
+        await asyncio.gather(*everything, return_exceptions=True)
+
+
+async def stoppable(work: Coroutine[object, object, int]) -> int:
+    """Run `work`; SIGTERM or SIGINT before it handles them itself, while it starts, cancels it: exit code 0.
+
+    Nothing has been consumed then. Without it the process would die of the signal, and as a container's first process
+    (which the kernel gives no default reaction) not even that.
+    """
+    loop = asyncio.get_running_loop()
+    working = asyncio.ensure_future(work)
+    has_come = False
+
+    def heard(name: str) -> None:
+        nonlocal has_come
+        has_come = True
+        log.info("worker.stopped", ended="while starting", signal=name)
+        working.cancel()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, heard, each.name)
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if not has_come:
+            raise
+        return OK
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+
+@contextmanager
+def _signals(
+    *, first: Callable[[], object], second: Callable[[], object], hangup: Callable[[], None] | None
+) -> Iterator[None]:
+    """Let the first SIGTERM or SIGINT drain, the second one cancel, and SIGHUP read keys again; restore at the end."""
+    loop = asyncio.get_running_loop()
+    has_come = False
+
+    def heard(name: str) -> None:
+        nonlocal has_come
+        if has_come:
+            log.warning("worker.cancelled", signal=name)
+            second()
+        else:
+            has_come = True
+            log.info("worker.stopping", signal=name)
+            first()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, heard, each.name)
+    handled = [signal.SIGTERM, signal.SIGINT]
+    if hangup is not None and hasattr(signal, "SIGHUP"):  # Windows has none
+        loop.add_signal_handler(signal.SIGHUP, hangup)
+        handled.append(signal.SIGHUP)
+    try:
+        yield
+    finally:
+        for each in handled:
+            loop.remove_signal_handler(each)
+
+
+def user_marks(credentials: Mapping[str, AnyCredentials]) -> Callable[[str, str], str]:
+    """Return site and UID -> the mark that stands for the user in logs.
+
+    Keyed by the site's secret or private key, so that it is the same after a restart and in every member of a group,
+    and nobody without that can test a guess. A rotated key changes the marks with the next start only.
+    """
+    keys = {
+        name: hmac.digest(mark_key(each), b"gigya-worker user mark", hashlib.sha256)
+        for name, each in credentials.items()
+    }
+
+    @lru_cache(maxsize=MARKS)
+    def mark(site: str, uid: str) -> str:
+        return logs.user_mark(uid, keys[site])
+
+    return mark
