@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def room_of(path: Path) -> str:
     return path.relative_to(WORKER).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Return the nodes of a file, read once for all tests."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def rooms_imported(path: Path) -> Iterator[str]:
     for module in modules_imported(path):
         if module.startswith("worker."):
@@ -55,7 +62,7 @@ def rooms_imported(path: Path) -> Iterator[str]:
 
 
 def modules_imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative imports hide the room"
             if node.module == "worker":
@@ -98,7 +105,7 @@ def test_only_the_transport_speaks_http_and_only_the_admin_port_serves_it() -> N
     for path in FILES:
         if room_of(path) == "sandbox":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom | ast.Import) else set()
             module = getattr(node, "module", None) or ""
             if module.startswith("aiohttp.web") or (module == "aiohttp" and "web" in names):
@@ -130,6 +137,6 @@ def test_no_file_is_longer_than_500_lines() -> None:
 
 def test_no_function_is_longer_than_70_lines() -> None:
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                 assert node.end_lineno - node.lineno < 70, f"{path.name}: {node.name}"
