@@ -156,6 +156,19 @@ async def test_the_ledger_is_shown_count_by_count_and_what_is_missing() -> None:
         house.ledger.filtered(P0, 2, "unwanted")
 
 
+async def test_the_tasks_of_the_event_loop_are_counted_so_that_a_leak_can_be_seen() -> None:
+    scrape = Scrape(House())
+    before = scrape.value("tasks")
+    assert before is not None
+    assert before >= 1
+    leaked = [asyncio.create_task(asyncio.Event().wait()) for _ in range(3)]
+    assert scrape.value("tasks") == before + 3
+    for task in leaked:
+        task.cancel()
+    await asyncio.gather(*leaked, return_exceptions=True)
+    assert scrape.value("tasks") == before
+
+
 # --- retention -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Protocol
@@ -50,6 +51,7 @@ class Alarms:
     def set_gauges(self) -> None:
         metrics = self._metrics
         metrics.lease_margin_s.set(max(0.0, self._lease_valid_until_s() - self._clock.monotonic_s()))
+        metrics.tasks.set(len(asyncio.all_tasks()))
         self._set_sites()
         self._set_ledger()
         for topic, seconds in self._retention.seconds.items():

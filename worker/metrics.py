@@ -134,6 +134,7 @@ class Metrics:
 
     def _add_alarms(self) -> None:
         self.stuck = self._gauge("stuck", "1 while the progress watchdog finds the worker stuck; /livez then fails.")
+        self.tasks = self._gauge("tasks", "Tasks of the event loop; growth that never ends is a leak, and a bug.")
         self.paused = self._gauge("paused", "1 while an operator has paused the site.", "site")
         self.site_state = self._gauge(
             "site_state",
