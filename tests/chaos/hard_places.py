@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any
 
 from tests.chaos.run import Run, Setup
@@ -71,9 +72,11 @@ async def blocked_first(run: Run, seconds: float) -> None:
     first = author.acted(BLOCKED_USER, partition=partition, action="blocked")
     others = [author.acted(uid_of(2_000 + number % 300), partition=partition) for number in range(BEHIND)]
     await run.feeder.append([first, *others])
+    began_s = time.monotonic()
     await run.are_executed(others, limit_s=120)
     await run.feeder.go()
-    await asyncio.sleep(seconds / 3)
+    await asyncio.sleep(seconds / 2)
+    run.notes["blocked"] = f"for {time.monotonic() - began_s:.0f} s before the first restart"
     await _restart_twice(run)
     await _none_again(run, others)
 

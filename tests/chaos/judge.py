@@ -30,6 +30,7 @@ from statistics import median
 from tests.chaos.workload import Call, Event
 
 LEAST_PER_S = 200.0
+METHODS_OF_CALLS = frozenset({"gm.notifyAction", "socialize.publishUserAction"})  # questions are not load
 LEAST_USERS = 300
 LEAST_IDENTICAL = 0.2
 LEAST_IN_FLIGHT = 8
@@ -128,7 +129,7 @@ class Evidence:
     members: int = 1
     offered: Sequence[Stretch] = ()
     breaks_s: Sequence[float] = ()  # when (Unix) a member was killed, stopped, put to sleep; the broker left or came
-    away: Sequence[Stretch] = ()  # when the site, by the schedule, answered nobody
+    away: Sequence[Stretch] = ()  # when nobody could be served, by the schedule: no site, or a group that waits
     letters_allowed: int = 0  # of good records: what a flood may cost before the guard holds the worker
     in_flight_at_kills: Sequence[int] = ()
 
@@ -329,7 +330,8 @@ def _load(found: Judgement, evidence: Evidence, calls: Sequence[Call]) -> None:
     """Check the load: a run without it has shown nothing."""
     offered_s = sum(stretch.end_s - stretch.begin_s for stretch in evidence.offered)
     offered = sum(stretch.calls for stretch in evidence.offered) / offered_s if offered_s > 0 else 0.0
-    made = typical_per_s([arrival.at_s for arrival in evidence.arrivals], evidence.offered, evidence.away)
+    calls_s = [arrival.at_s for arrival in evidence.arrivals if arrival.method in METHODS_OF_CALLS]
+    made = typical_per_s(calls_s, evidence.offered, evidence.away)
     users = len({call.uid for call in calls})
     identical = identical_share(calls)
     found.figures["load"] = (
@@ -354,7 +356,8 @@ def _load(found: Judgement, evidence: Evidence, calls: Sequence[Call]) -> None:
 def typical_per_s(times_s: Iterable[float], stretches: Sequence[Stretch], away: Sequence[Stretch] = ()) -> float:
     """Return the usual rate of arrivals under load, over those quarters of a second that saw any.
 
-    Of a worker that was just killed none arrive, and a site that is `away` gets probes only: the schedule's matter.
+    Of a worker that was just killed none arrive, and a site that is `away` gets probes only: the schedule's matter. So
+    is a group that waits for the session of a dead member to end before anybody is given partitions again.
     """
     quarters = Counter(int(at_s * 4) for at_s in times_s)
     within = [

@@ -87,16 +87,18 @@ class Run:
         self.setup = setup
         self.rng = random.Random(f"run/{seed}")
         self.members: list[WorkerProcess] = []
+        self.most_members = 0  # at a time
         self.asleep: set[int] = set()  # pids of members that are stopped
         self.in_flight_at_kills: list[int] = []
         self.capped: set[str] = set()  # marks of calls that may end at the daily cap
         self.clock_steps_s: list[float] = []
         self.breaks_s: list[float] = []  # when a member began to go, or the broker went or came
-        self.away: list[Stretch] = []  # when the site, by the schedule, answered nobody
+        self.away: list[Stretch] = []  # when nobody could be served, by the schedule
         self.faults: list[str] = []  # found by the schedule itself
         self.notes: dict[str, str] = {}  # figures of the schedule itself
         self._imbalances: list[str] = []
         self.clock_file = journey.folder / "clock"
+        self.clock_offset_s = 0.0
         self.set_clocks(setup.clock_offset_s)
         self._started = 0
         author = Author(seed, setup.mixture)
@@ -143,6 +145,7 @@ class Run:
         python = (str(_WRONG_CLOCK), str(self.clock_file)) if self.setup.wrong_clock else ("-m", "worker")
         member = self.journey.start(f"m{self._started}", rules=rules, python=python, **parts)
         self.members.append(member)
+        self.most_members = max(self.most_members, len(self.members))
         return member
 
     async def kill(self, member: WorkerProcess) -> None:
@@ -166,7 +169,7 @@ class Run:
 
     async def ledger(self, *, after: int = 0) -> list[dict[str, Any]]:
         """Return what the local Gigya executed, in its order, after so many."""
-        return [dict(line) for line in await self.gigya.control("GET", f"ledger?after={after}")]
+        return await self.gigya.lines(f"ledger?after={after}")
 
     async def times_executed(self) -> Counter[str]:
         """Return how often each call was executed, by mark."""
@@ -199,6 +202,7 @@ class Run:
 
     def set_clocks(self, offset_s: float) -> None:
         """Let the clocks of members with a wrong one be off by so much."""
+        self.clock_offset_s = offset_s
         fresh = self.clock_file.with_suffix(".new")
         fresh.write_text(f"{offset_s:.3f}")
         fresh.replace(self.clock_file)
@@ -234,8 +238,7 @@ class Run:
             slow = str(error).splitlines()[0]
         for member in list(self.members):
             await self.stop(member)
-        ledger, arrivals = await self.ledger(), await self.gigya.control("GET", "arrivals")
-        stalls = await self.gigya.control("GET", "stalls")
+        ledger, arrivals, stalls = [await self.gigya.lines(name) for name in ("ledger", "arrivals", "stalls")]
         self._keep(ledger=ledger, arrivals=arrivals, stalls=stalls)
         found = judge(await self._evidence(ledger, arrivals, stalls))
         found.faults[:0] = self.faults
@@ -280,7 +283,7 @@ class Run:
             imbalances=self._imbalances + list(self._unbalanced_ends()),
             capped=self.capped,
             quota_per_s=self.setup.quota_per_s,
-            members=self.setup.members,
+            members=self.most_members,
             offered=self.feeder.offered,
             letters_allowed=self.setup.letters_allowed,
             in_flight_at_kills=self.in_flight_at_kills,

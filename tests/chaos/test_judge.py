@@ -209,8 +209,19 @@ def test_a_load_below_what_is_asked_for_fails_the_run(run: Evidence):
     (stretch,) = run.offered
     assert faults_of(replace(run, offered=[replace(stretch, calls=stretch.calls * 3 // 4)]), "load")
     assert faults_of(replace(run, arrivals=run.arrivals[::2]), "load")
+    asked = [replace(each, method="gm.getActionsLog") for each in run.arrivals[::2]]
+    assert faults_of(replace(run, arrivals=[*asked, *run.arrivals[1::2]]), "load")
     assert faults_of(replace(run, in_flight_at_kills=[9, 9, 9, 7, 7]), "load")
     assert faults_of(replace(run, offered=()), "load")
+
+
+def test_what_could_not_be_served_by_the_schedule_is_no_low_load_and_the_rest_of_the_time_still_is(run: Evidence):
+    (stretch,) = run.offered
+    middle_s = (stretch.begin_s + stretch.end_s) / 2
+    slow = [each for number, each in enumerate(run.arrivals) if each.at_s > middle_s or number % 2]
+    slower = [each for number, each in enumerate(slow) if each.at_s < middle_s or number % 4]
+    assert judge(replace(run, arrivals=slow, away=[Stretch(stretch.begin_s, middle_s)])).faults == []
+    assert faults_of(replace(run, arrivals=slower, away=[Stretch(stretch.begin_s, middle_s)]), "load")
 
 
 def test_few_users_or_few_identical_calls_fail_the_run():

@@ -30,9 +30,9 @@ async def kill_and_replace(run: Run, member: WorkerProcess | None = None) -> Non
     """Kill a member at a random moment, start another at once, and wait until calls are made."""
     await asyncio.sleep(run.rng.uniform(1.0, 5.0))
     await run.kill(member or run.rng.choice(run.members))
-    fresh = run.start_member()
-    await run.journey.ready(fresh, limit_s=MOST_LATE_S)
-    await run.calls_are_made(limit_s=MOST_LATE_S)
+    async with away(run):  # nobody is given partitions before the session of the dead one has ended
+        fresh = run.start_member()
+        await run.journey.ready(fresh, limit_s=MOST_LATE_S)
 
 
 async def inject_all(run: Run, faults: Mapping[str, Mapping[str, Any]]) -> None:
@@ -47,7 +47,7 @@ def _without_kind(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 async def outage(run: Run, seconds: float) -> None:
     """Answer everything with HTTP 503 for a while, and wait until calls are made again."""
-    async with _away(run):
+    async with away(run):
         await run.gigya.control("POST", "outage", {})
         await asyncio.sleep(seconds)
         await run.gigya.control("DELETE", "outage")
@@ -56,14 +56,14 @@ async def outage(run: Run, seconds: float) -> None:
 async def revoked_key(run: Run, seconds: float, code: int) -> None:
     """Refuse the key for a while, and wait until calls are made again."""
     key = {"site": "main", "user_key": run.gigya.site["user_key"]}
-    async with _away(run):
+    async with away(run):
         await run.gigya.control("POST", "revoke", {**key, "code": code})
         await asyncio.sleep(seconds)
         await run.gigya.control("POST", "restore", key)
 
 
 @asynccontextmanager
-async def _away(run: Run) -> AsyncIterator[None]:
+async def away(run: Run) -> AsyncIterator[None]:
     """Note when nobody is served, up to the first calls after it."""
     begin_s = time.time()
     yield

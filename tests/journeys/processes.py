@@ -202,10 +202,16 @@ class GigyaProcess:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    async def control(self, verb: str, path: str, document: dict[str, Any] | None = None) -> Any:
+    async def lines(self, path: str) -> list[dict[str, Any]]:
+        """Return what it has noted, however long that takes to tell: ledger, arrivals, stalls."""
+        return [dict(line) for line in await self.control("GET", path, limit_s=300)]
+
+    async def control(
+        self, verb: str, path: str, document: dict[str, Any] | None = None, *, limit_s: float = 30.0
+    ) -> Any:
         """Tell or ask the local Gigya something."""
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=limit_s)) as session,
             session.request(verb, self._control_url + path, json=document, ssl=self._ssl) as response,
         ):
             text = await response.text()
