@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 # For ten minutes a worker remembers what it has made (`delivery/own_calls.py`): until then its memory has to grow.
 WARM_UP_S = 660.0
-WARM_UP_SHARE = 0.4  # of a soak that is too short for that
-LEAST_SAMPLES = 8
+# What a few minutes show is whether there was trouble in them: of a shorter soak the numbers are printed, no more.
+LEAST_WARM_S = 900.0
 
 
 class Sample(NamedTuple):
@@ -32,16 +32,14 @@ class Limit(NamedTuple):
     name: str
     per_hour: float
     anyway: float
-    while_filling_per_hour: float  # on top of it, where the warm-up was cut short
 
 
-# Memory: a member makes some 250,000 calls an hour; 48 bytes for each of them are 12 MB. What it remembers of ten
-# minutes, 300 bytes for each call, fills at 75 MB an hour. Tasks and files: something happens every minute, 20 an hour
-# is one for every third of these; what is in flight, and a broker that is away, let them vary by so many.
+# Memory: a member makes some 250,000 calls an hour; 48 bytes for each of them are 12 MB. Tasks and files: something
+# happens every minute, 20 an hour is one for every third of these; what is in flight lets them vary by so many.
 LIMITS = (
-    Limit("resident_mb", per_hour=12.0, anyway=2.0, while_filling_per_hour=75.0),
-    Limit("tasks", per_hour=20.0, anyway=6.0, while_filling_per_hour=0.0),
-    Limit("files", per_hour=20.0, anyway=6.0, while_filling_per_hour=0.0),
+    Limit("resident_mb", per_hour=12.0, anyway=2.0),
+    Limit("tasks", per_hour=20.0, anyway=6.0),
+    Limit("files", per_hour=20.0, anyway=6.0),
 )
 _UNITS = {"resident_mb": "MB"}
 
@@ -53,25 +51,23 @@ class Flatness(NamedTuple):
 
 def flatness(samples: Sequence[Sample]) -> Flatness:
     """Return what a process held at start, middle and end, by how much it grew once it was warm, and what is wrong."""
-    if not samples:
+    if len(samples) < 2:
         return Flatness("nothing was measured", ["nothing was measured"])
-    whole_s = samples[-1].at_s - samples[0].at_s
-    warm_up_s = min(WARM_UP_S, whole_s * WARM_UP_SHARE)
-    warm = [each for each in samples if each.at_s - samples[0].at_s >= warm_up_s]
-    if len(warm) < LEAST_SAMPLES:
-        return Flatness(f"{len(warm)} samples", [f"too short: {len(warm)} samples, {LEAST_SAMPLES} are needed"])
-    hours = (warm[-1].at_s - warm[0].at_s) / 3600
+    warm = [each for each in samples if each.at_s - samples[0].at_s >= WARM_UP_S]
+    warm_s = warm[-1].at_s - warm[0].at_s if warm else 0.0
+    is_judged = warm_s >= LEAST_WARM_S
     texts, faults = [], []
     for limit in LIMITS:
         values = [(each.at_s, float(getattr(each, limit.name))) for each in samples]
-        slope = slope_per_hour(values[-len(warm) :])
-        filling = limit.while_filling_per_hour if warm_up_s < WARM_UP_S else 0.0
-        most = limit.per_hour + filling + limit.anyway / hours
-        unit = _UNITS.get(limit.name, limit.name)
-        text = f"{_stations(values)} {unit}, {slope:+.1f} an hour ({most:.0f} are allowed)"
+        text = f"{_stations(values)} {_UNITS.get(limit.name, limit.name)}"
+        if is_judged:
+            slope, most = slope_per_hour(values[-len(warm) :]), limit.per_hour + limit.anyway / (warm_s / 3600)
+            text += f", {slope:+.1f} an hour ({most:.0f} are allowed)"
+            if slope > most:
+                faults.append(f"grows: {text}")
         texts.append(text)
-        if slope > most:
-            faults.append(f"grows: {text}")
+    if not is_judged:
+        texts.append(f"slopes not judged: {warm_s:.0f} s after the warm-up, {LEAST_WARM_S:.0f} are needed")
     return Flatness("; ".join(texts), faults)
 
 

@@ -40,6 +40,9 @@ STALL_EDGE_S = 0.05
 # A call whose answer came so long before its member goes is known to have ended, whoever comes next: commits are made
 # every second, and carry a map.
 MAPPED_S = 5.0
+# A request that arrives so soon after its member went may have been written before: it was on its way, or the server
+# did not get to look at it, or the member was not gone at the very moment that was noted.
+ON_ITS_WAY_S = 0.5
 # What a new owner of a partition cannot know, and what a clock was before it stepped, is of no account after so long.
 SETTLED_S = 10.0
 # The worker's line for a call that is made again. Step 1: the log has shown that it was not executed.
@@ -253,7 +256,7 @@ def _forgotten(marks: Sequence[str], evidence: Evidence) -> list[str]:
     found = []
     for mark in marks:
         first, *later = sorted(executed[mark], key=lambda each: each.at_s)
-        next_s = next((at_s for at_s in breaks_s if at_s >= first.arrived_s), math.inf)
+        next_s = next((at_s for at_s in breaks_s if at_s >= first.arrived_s - ON_ITS_WAY_S), math.inf)
         if first.fault is None and first.at_s + MAPPED_S < next_s and any(each.at_s > next_s for each in later):
             found.append(mark)
     return found

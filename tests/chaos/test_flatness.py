@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.chaos.flatness import LIMITS, WARM_UP_S, Flatness, Sample, flatness, slope_per_hour
+from tests.chaos.flatness import LEAST_WARM_S, LIMITS, WARM_UP_S, Flatness, Sample, flatness, slope_per_hour
 
 EVERY_S, SOAK_S = 10.0, 1_800.0
 
@@ -46,14 +46,16 @@ def test_a_leak_of_one_thing_is_found_and_named(leak: dict[str, float], unit: st
     assert f" {unit}, +" in fault
 
 
-def test_a_leak_that_a_short_soak_may_have_for_its_warm_up_fails_a_long_one() -> None:
-    leaking = soak(mb_per_hour=25.0)
-    assert flatness([each for each in leaking if each.at_s < WARM_UP_S]).faults == []
-    assert flatness(leaking).faults
+def test_of_a_soak_too_short_for_a_slope_it_is_said_that_none_was_judged() -> None:
+    leaking = soak(mb_per_hour=500.0)
+    found = flatness([each for each in leaking if each.at_s < WARM_UP_S + LEAST_WARM_S - 2 * EVERY_S])
+    assert found.faults == []
+    assert "not judged" in found.figure
+    assert "not judged" not in flatness(leaking).figure
 
 
-@pytest.mark.parametrize("count", [0, 1, 9])
-def test_too_few_samples_show_nothing_and_fail(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_samples_nothing_is_shown_and_that_is_a_fault(count: int) -> None:
     found: Flatness = flatness(soak()[:count])
     assert found.faults
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.judge import (
     MAPPED_S,
+    ON_ITS_WAY_S,
     SETTLED_S,
     Arrival,
     Commit,
@@ -164,10 +165,12 @@ def test_a_call_that_was_done_long_before_a_member_went_must_not_be_made_again_w
     said = replace(again(run, mark), undecided=[Undecided(place.partition, place.offset, call)])
     assert judge(replace(said, breaks_s=[done_s + MAPPED_S / 2])).faults == []
     assert judge(replace(said, breaks_s=[done_s + MAPPED_S / 2, done_s + MAPPED_S + 1])).faults == []
-    assert judge(replace(said, breaks_s=[done_s - 1, run.executions[-1].at_s + 1])).faults == []
+    assert judge(replace(said, breaks_s=[done_s - 2, run.executions[-1].at_s + 1])).faults == []
     in_flight_s = done_s - LATENCY_S / 2
     assert judge(replace(said, breaks_s=[in_flight_s, done_s + MAPPED_S + 1])).faults == []
-    assert faults_of(replace(said, breaks_s=[done_s - 1, done_s + MAPPED_S + 1]), "twice")
+    assert faults_of(replace(said, breaks_s=[done_s - 2, done_s + MAPPED_S + 1]), "twice")
+    on_its_way_s = done_s - LATENCY_S - ON_ITS_WAY_S / 2
+    assert judge(replace(said, breaks_s=[on_its_way_s, done_s + MAPPED_S + 1])).faults == []
     lost = [replace(each, fault="timeout_after") if each.mark == mark else each for each in said.executions]
     assert judge(replace(said, executions=lost, breaks_s=[done_s + MAPPED_S + 1])).faults == []
 
