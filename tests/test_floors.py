@@ -18,7 +18,7 @@ FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"mapping"},
     {"delivery", "kafka", "deadletters"},
     {"pipeline"},
-    {"admin", "alarms", "control", "dry_run", "inspect", "preflight", "reload", "watchdog"},
+    {"admin", "alarms", "control", "dry_run", "inspect", "preflight", "reload", "reprocess", "watchdog"},
     {"status"},
     {"settings"},
     {"wiring"},

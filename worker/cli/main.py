@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from worker.cli import check, demo, explain, preflight_command, run_command, sandbox, try_command
+from worker.cli import check, dead_letters, demo, explain, preflight_command, run_command, sandbox, try_command
 from worker.cli.options import EXIT_CODES
 from worker.exits import BUG, PROBLEMS
 
@@ -27,6 +27,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("preflight")(preflight_command.preflight)
+app.add_typer(dead_letters.app)
 app.command("sandbox")(sandbox.sandbox)
 app.command("try")(try_command.try_rules)
 

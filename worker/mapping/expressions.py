@@ -110,7 +110,7 @@ class Expression:
 
 
 @cache
-def _environment(*, with_item: bool) -> _Environment:
+def _environment(*, with_item: bool, roots: tuple[str, ...] = scan.ROOTS) -> _Environment:
     any_map = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
     first = cel.Overload(
         id="worker_first_list_int",
@@ -120,7 +120,7 @@ def _environment(*, with_item: bool) -> _Environment:
         impl=_first,
     )
     environment: _Environment = cel.NewEnv(
-        variables={**dict.fromkeys(scan.ROOTS, any_map), **({scan.ITEM: cel.Type.DYN} if with_item else {})},
+        variables={**dict.fromkeys(roots, any_map), **({scan.ITEM: cel.Type.DYN} if with_item else {})},
         extensions=[
             ext_strings.ExtStrings(),
             ext_math.ExtMath(),
@@ -137,9 +137,9 @@ def _first(values: list[object], count: int) -> list[object]:
     return values[:count]
 
 
-def activation(variables: Mapping[str, Json]) -> Activation:
+def activation(variables: Mapping[str, Json], *, roots: tuple[str, ...] = scan.ROOTS) -> Activation:
     """Bind the variables that are read, by name; what they hold is converted once, at the first evaluation."""
-    return _environment(with_item=True).Activation(variables)
+    return _environment(with_item=True, roots=roots).Activation(variables)
 
 
 # Compiling
@@ -165,17 +165,17 @@ def compile_expression(source: str, *, with_item: bool = False) -> Expression:
     return Expression(source.strip(), program, kind, scan.plain_path(source, roots), fields, hides, cel_source)
 
 
-def compile_program(source: str, *, with_item: bool) -> Program:
-    """Compile; raises BadExpression. What the result may be is the caller's matter."""
+def compile_program(source: str, *, with_item: bool, roots: tuple[str, ...] = scan.ROOTS) -> Program:
+    """Compile; raises BadExpression. What the result may be, and other variables than rules have, is the caller's."""
     if "\0" in source:
         raise BadExpression(source.index("\0"), "a NUL character", "remove it")
     try:
-        return _environment(with_item=with_item).compile(source)
+        return _environment(with_item=with_item, roots=roots).compile(source)
     except RuntimeError as error:
-        raise _bad_expression(source, str(error)) from None
+        raise _bad_expression(source, str(error), roots) from None
 
 
-def _bad_expression(source: str, text: str) -> BadExpression:
+def _bad_expression(source: str, text: str, roots: tuple[str, ...]) -> BadExpression:
     match = _COMPILE_ERROR.search(text)
     if match is None:
         return BadExpression(0, text.split("\n")[0].removesuffix("]").split(" [")[0])
@@ -183,7 +183,7 @@ def _bad_expression(source: str, text: str) -> BadExpression:
     lines = source.split("\n")
     offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
     if unknown := re.match(r"undeclared reference to '([^']*)'", what):
-        return _unknown_name(source, unknown[1], min(offset, len(source)))
+        return _unknown_name(source, unknown[1], min(offset, len(source)), roots)
     if "Syntax error" in what:
         what = what.removeprefix("Syntax error: ")
         if "mismatched input '<EOF>'" in what:
@@ -198,7 +198,7 @@ def _bad_expression(source: str, text: str) -> BadExpression:
     return BadExpression(min(offset, len(source)), what)
 
 
-def _unknown_name(source: str, name: str, offset: int) -> BadExpression:
+def _unknown_name(source: str, name: str, offset: int, roots: tuple[str, ...]) -> BadExpression:
     root = name.split(".")[0]
     for token in scan.tokens(source):
         if token.text == root:
@@ -208,7 +208,7 @@ def _unknown_name(source: str, name: str, offset: int) -> BadExpression:
         return BadExpression(offset, f"unknown function {root}()", "rules have CEL's own, strings, math, and first()")
     if root == scan.ITEM:
         return BadExpression(offset, "item is known only in a rule with each", "add each: with a list of the event")
-    remedy = "an expression knows event, kafka and ce; text stands in quotes"
+    remedy = f"an expression knows {', '.join(roots[:-1])} and {roots[-1]}; text stands in quotes"
     return BadExpression(offset, f'unknown name "{root}"', remedy)
 
 
