@@ -241,6 +241,12 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "Find out who else writes to the topic; a newer worker's letters are for a newer worker to read.",
     ),
     (
+        "no_such_group",
+        _WORKER,
+        "No dead letter is in a group whose name begins so, or several groups are.",
+        "gigya-worker dead-letters groups lists them; give more digits.",
+    ),
+    (
         "unproven",
         _WORKER,
         "Preflight found nothing that proves a site's credentials, and nothing that refutes them.",
