@@ -19,10 +19,10 @@ FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"delivery", "kafka", "deadletters"},
     {"pipeline"},
     {"admin", "alarms", "control", "dry_run", "inspect", "preflight", "reload", "reprocess", "watchdog"},
-    {"status"},
+    {"backfill", "status"},
     {"settings"},
     {"wiring"},
-    {"app"},
+    {"app", "backfill_app"},
     {"cli"},
     {"__main__"},
 ]

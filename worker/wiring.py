@@ -14,33 +14,44 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 import structlog
 
 from worker import logs
 from worker.admin import AdminServer, View
+from worker.alarms import Alarms
 from worker.clock import SystemClock
 from worker.control import Control
+from worker.deadletters.record import worker_version
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.sender import Sender
 from worker.delivery.transport import HttpTransport
 from worker.dry_run import DiscardedLetters, DryRun, DryRunSender
 from worker.exits import OK
 from worker.gigya.authorization import AnyCredentials, mark_key
+from worker.gigya.calls import Call
 from worker.gigya.sites import Site
 from worker.kafka.client import KafkaProducer
+from worker.kafka.retention import Retention, ask_retention
 from worker.kafka.source import KafkaSource
 from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import RuleSet
 from worker.metrics import Metrics
+from worker.model import Outcome
+from worker.pipeline.engine import Engine
 from worker.pipeline.flood_guard import FloodGuard
+from worker.pipeline.group_quota import Commits, GroupQuota
 from worker.pipeline.handler import Handler
-from worker.pipeline.lanes import Lanes
+from worker.pipeline.lanes import Job, Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets
+from worker.pipeline.source import Source
+from worker.reload import RulesReload
 from worker.settings.tree import Settings
+from worker.status import WorkerView
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +69,12 @@ class Stoppable(Protocol[T_co]):
     def stop(self) -> None:
         """Ask it to drain and come back."""
         ...
+
+
+class Member(Source, Commits, Protocol):
+    """A source of records that knows the others who read it, and how long its partitions are surely its own."""
+
+    def lease_valid_until_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +133,9 @@ def parts_of(
     marks: Callable[[str, str], str],
     *,
     run_id: str = "",
+    note: Callable[[Call, Outcome], None] | None = None,
 ) -> Parts:
+    """Make them. `note` is told of every call that ends."""
     letters = DeadLetterWriter(
         topic=settings.kafka.dead_letter_topic,
         producer=out.producer,
@@ -140,9 +159,116 @@ def parts_of(
         user_mark=marks,
         max_held_bytes=settings.delivery.max_buffer_bytes,
     )
-    lanes = Lanes(out.senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=handler.call_ended)
+
+    def ended(job: Job, outcome: Outcome) -> None:
+        if note is not None:
+            note(job.delivery.call, outcome)
+        handler.call_ended(job, outcome)
+
+    lanes = Lanes(
+        out.senders,
+        max_in_flight=settings.delivery.max_in_flight,
+        clock=clock,
+        ended=handler.call_ended if note is None else ended,
+    )
     handler.queue = lanes
     return Parts(offsets, ledger, letters, handler, lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """The whole pipeline over a source, what watches over it, and what an operator has in hand."""
+
+    engine: Engine
+    view: WorkerView
+    control: Control
+    watchdog: Watchdog
+    retention: Retention
+    group_quota: GroupQuota
+    live: Mapping[str, Sender]
+
+    def beside(self) -> dict[str, Coroutine[None, None, None]]:
+        """Return what runs as long as the engine does, by name."""
+        work: dict[str, Coroutine[None, None, None]] = {f"site-{name}": one.run() for name, one in self.live.items()}
+        if self.group_quota.has_quotas:
+            work["group-quota"] = self.group_quota.run()
+        return work | {"watchdog": self.watchdog.run(), "retention": self.retention.run()}
+
+
+def assembled(
+    settings: Settings,
+    parts: Parts,
+    out: WaysOut,
+    source: Member,
+    quotas_per_s: Mapping[str, float | None],
+    clock: SystemClock,
+    metrics: Metrics,
+    *,
+    until_end: bool = False,
+    reload: RulesReload | None = None,
+) -> Assembled:
+    """Put the engine over its parts. `quotas_per_s`: what all members of the group may ask of each site together."""
+    member = secrets.token_hex(6)
+    group_quota = GroupQuota(quotas_per_s=quotas_per_s, meters=out.live, commits=source, clock=clock, member=member)
+    engine = Engine(
+        source=source,
+        handler=parts.handler,
+        lanes=parts.lanes,
+        offsets=parts.offsets,
+        ledger=parts.ledger,
+        clock=clock,
+        metrics=metrics,
+        max_ahead=settings.delivery.max_ahead,
+        drain_s=settings.delivery.drain_s,
+        until_end=until_end,
+        notes=group_quota,
+        memories={name: sender.ladder for name, sender in out.live.items()},
+    )
+    control = Control(handler=parts.handler, offsets=parts.offsets, senders=out.senders, clock=clock)
+    retention = Retention(settings.kafka.topics, partial(ask_retention, settings.kafka), clock)
+    watchdog = _watchdog(settings, parts, out, engine, clock, metrics)
+    alarms = Alarms(
+        offsets=parts.offsets,
+        ledger=parts.ledger,
+        senders=out.senders,
+        retention=retention,
+        quota_shares=group_quota.shares,
+        lease_valid_until_s=source.lease_valid_until_s,
+        clock=clock,
+        metrics=metrics,
+    )
+    view = WorkerView(
+        engine=engine,
+        handler=parts.handler,
+        lanes=parts.lanes,
+        ledger=parts.ledger,
+        letters=parts.letters,
+        senders=out.senders,
+        metrics=metrics,
+        reload=reload,
+        control=control,
+        watchdog=watchdog,
+        alarms=alarms,
+        version=worker_version(),
+    )
+    return Assembled(engine, view, control, watchdog, retention, group_quota, out.live)
+
+
+def _watchdog(
+    settings: Settings, parts: Parts, out: WaysOut, engine: Engine, clock: SystemClock, metrics: Metrics
+) -> Watchdog:
+    return Watchdog(
+        engine=engine,
+        handler=parts.handler,
+        lanes=parts.lanes,
+        offsets=parts.offsets,
+        ledger=parts.ledger,
+        letters=parts.letters,
+        senders=out.senders,
+        clock=clock,
+        metrics=metrics,
+        stuck_after_s=settings.admin.stuck_after_s,
+    )
 
 
 @asynccontextmanager
@@ -208,9 +334,7 @@ async def open_admin(settings: Settings, view: View, control: Control) -> AsyncI
         await admin.stop()
 
 
-def keep_to_the_lease(
-    senders: Mapping[str, Sender], source: KafkaSource, settings: Settings, clock: SystemClock
-) -> None:
+def keep_to_the_lease(senders: Mapping[str, Sender], source: Member, settings: Settings, clock: SystemClock) -> None:
     """Let an attempt start only if it ends while nobody else can own our partitions.
 
     A process that was stopped, or cut off from the broker, does not know that another has its partitions by now.
@@ -254,8 +378,8 @@ async def run_until_told(
         await asyncio.gather(*everything, return_exceptions=True)
 
 
-async def stoppable(work: Coroutine[object, object, int]) -> int:
-    """Run `work`; SIGTERM or SIGINT before it handles them itself, while it starts, cancels it: exit code 0.
+async def stoppable(work: Coroutine[object, object, int], *, stopped: int = OK) -> int:
+    """Run `work`; SIGTERM or SIGINT before it handles them itself, while it starts, cancels it: exit code `stopped`.
 
     Nothing has been consumed then. Without it the process would die of the signal, and as a container's first process
     (which the kernel gives no default reaction) not even that.
@@ -277,7 +401,7 @@ async def stoppable(work: Coroutine[object, object, int]) -> int:
     except asyncio.CancelledError:
         if not has_come:
             raise
-        return OK
+        return stopped
     finally:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)

@@ -113,17 +113,22 @@ class Journey:
         name: str,
         *,
         until_end: bool = False,
+        command: tuple[str, ...] = ("run",),
         rules: str = DEMO_RULES,
         python: tuple[str, ...] = ("-m", "worker"),
         **parts: dict[str, Any],
     ) -> WorkerProcess:
-        """Start a worker; JSON is YAML, so that its settings file needs no writer. `python` as in WorkerProcess."""
+        """Start a worker; JSON is YAML, so that its settings file needs no writer. `python` as in WorkerProcess.
+
+        `command`: what it is to do, and its options, in place of `run`.
+        """
         folder = self.folder / name
         folder.mkdir()
         port = free_port()
         (folder / "rules.yaml").write_text(rules)
         (folder / "worker.yaml").write_text(json.dumps(self.settings(port, **parts), indent=1))
-        arguments = ["run", "--config", "worker.yaml", *(["--until-end"] if until_end else [])]
+        verb, *options = command
+        arguments = [verb, "--config", "worker.yaml", *options, *(["--until-end"] if until_end else [])]
         worker = WorkerProcess(name, arguments, folder, port, python=python)
         self.workers.append(worker)
         return worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,18 @@ if TYPE_CHECKING:
     from worker.settings.tree import Loaded, Settings
 
 
-def settings_and_rules(config: Path | None) -> tuple[Loaded, RuleSet]:
-    """Read and check both; print warnings on stderr. Raises Refused: nothing is to be started then."""
+def settings_and_rules(config: Path | None, other_rules: Path | None = None) -> tuple[Loaded, RuleSet]:
+    """Read and check both; print warnings on stderr. Raises Refused: nothing is to be started then.
+
+    `other_rules` stand in for those that the settings name.
+    """
     from worker.cli.problems import print_problems
     from worker.reload import checked
     from worker.settings.tree import load
 
     loaded = load(config)
+    if other_rules is not None:
+        loaded = replace(loaded, settings=loaded.settings.model_copy(update={"rules": other_rules}))
     rules, warnings = checked(lambda: rules_of(loaded.settings))
     print_problems([*loaded.warnings, *warnings], sys.stderr)
     return loaded, rules

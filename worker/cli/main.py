@@ -10,7 +10,17 @@ import sys
 
 import typer
 
-from worker.cli import check, dead_letters, demo, explain, preflight_command, run_command, sandbox, try_command
+from worker.cli import (
+    backfill_command,
+    check,
+    dead_letters,
+    demo,
+    explain,
+    preflight_command,
+    run_command,
+    sandbox,
+    try_command,
+)
 from worker.cli.options import EXIT_CODES
 from worker.exits import BUG, PROBLEMS
 
@@ -23,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_command.run)
+app.command("backfill")(backfill_command.backfill)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)

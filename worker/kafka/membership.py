@@ -18,7 +18,7 @@ from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.clock import Clock
-from worker.kafka.progress import Note, Progress, fit
+from worker.kafka.progress import Bounds, Note, Progress, fit
 from worker.model import TopicPartition
 
 ABANDON_LIMIT_S = 5.0
@@ -38,9 +38,9 @@ class Found(NamedTuple):
     end: int  # one above the last record that could be read
 
 
-def untouched(offset: int) -> Position:
+def untouched(offset: int, bounds: Bounds | None = None) -> Position:
     """Return what is committed for a partition that nobody has worked on: what follows is not suspect."""
-    return Position(offset, fit(Note(), Progress(offset, offset))[0])
+    return Position(offset, fit(Note(), Progress(offset, offset, bounds=bounds))[0])
 
 
 class Membership:

@@ -9,6 +9,7 @@ foreign says nothing.
 
     m, w   the member, and the calls per second it could use at each site; of the member, not of the partition
     b, h   the base, which is the committed offset, and the horizon
+    e      of a backfill: where its range begins and ends in this partition, and the rules it was begun with
     l      of every record below it a dead letter may exist; absent: only of those that c names
     d      runs of records from the base on, in turn unfinished and done (the first may be empty)
     c      records that had started: under which rules, whether a dead letter may exist, and what became of each call
@@ -33,9 +34,9 @@ VERSION = "gw1"
 LIMIT_CHARACTERS = 4096
 # Of these, what names and wishes may take. The rest is for the progress: see ROOM_BITS.
 NOTE_CHARACTERS = 900
-# What the fields b, h, l and s and the separators take at most, offsets having up to 19 digits; and the heads of field
-# c for four versions of the rules.
-_FRAME_CHARACTERS = 160
+# What the fields b, h, e, l and s and the separators take at most, offsets having up to 19 digits; and the heads of
+# field c for four versions of the rules.
+_FRAME_CHARACTERS = 216
 ROOM_BITS = (LIMIT_CHARACTERS - NOTE_CHARACTERS - _FRAME_CHARACTERS) * 6
 RULES_DIGITS = 12
 _MEMBER = re.compile(r"[0-9a-f]{4,32}")
@@ -43,6 +44,7 @@ _SITE = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _PROGRESS = re.compile(r"(?:^| )(b=\d{1,19} h=\d{1,19}(?: [^ ]+)*?) s=([0-9a-f]{8})(?: |$)")
 _PACKED = re.compile(r"[A-Za-z0-9_-]*")
 _RULES = re.compile(r"[0-9A-Za-z]{0,64}")
+_BOUNDS = re.compile(r"(\d{1,19})-(\d{1,19})-([0-9A-Za-z]{0,12})")
 # A few significant digits: the note changes, and is committed again, only when the wish really changes.
 DIGITS = 2
 
@@ -75,6 +77,19 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a backfill reads of one partition: offsets from `begin` to below `end`.
+
+    They are fixed when it is begun, and every commit of it carries them: the topic grows meanwhile, and a time may
+    mean another offset by then.
+    """
+
+    begin: int
+    end: int
+    rules: str = ""  # the first digits of the digest of the rules it was begun with
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What is known of one partition from its committed offset on."""
 
@@ -84,6 +99,7 @@ class Progress:
     done: tuple[range, ...] = ()  # offsets that need no more work; ascending, not touching, none below the base
     started: Mapping[int, Started] = field(default_factory=dict)  # by offset, ascending; none of them done
     left: Mapping[str, str] = field(default_factory=dict)  # site -> what its sender left behind; not for us to read
+    bounds: Bounds | None = None  # of a backfill
 
 
 class Unusable(ValueError):
@@ -207,13 +223,24 @@ def decode_progress(metadata: str, offset: int) -> Progress:
     try:
         done, started = _done(base, fields.get("d", "")), _started(base, fields.get("c", ""))
         left = dict(part.partition(":")[::2] for part in filter(None, fields.get("r", "").split(",")))
-        return Progress(base, horizon, int(fields.get("l", "0")), done, started, left)
+        return Progress(base, horizon, int(fields.get("l", "0")), done, started, left, _bounds(fields.get("e")))
     except (ValueError, IndexError) as error:
         raise Unusable("damaged") from error
 
 
+def _bounds(text: str | None) -> Bounds | None:
+    if text is None:
+        return None
+    found = _BOUNDS.fullmatch(text)
+    if found is None:
+        raise ValueError("not bounds")
+    return Bounds(int(found[1]), int(found[2]), found[3])
+
+
 def _text(progress: Progress) -> str:
     parts = [f"b={progress.base}", f"h={progress.horizon}"]
+    if (bounds := progress.bounds) is not None:
+        parts.append(f"e={bounds.begin}-{bounds.end}-{bounds.rules[:RULES_DIGITS]}")
     if progress.letters_below > progress.base:
         parts.append(f"l={progress.letters_below}")
     if progress.done:

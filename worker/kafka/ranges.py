@@ -35,6 +35,13 @@ STOP_LIMIT_S = 5.0
 READ_TIMEOUT_S = 0.5
 
 
+class AtTime(NamedTuple):
+    """The first record that is as young as a moment, or younger."""
+
+    offset: int
+    timestamp_ms: int
+
+
 class Span(NamedTuple):
     """Offsets from `begin` to below `end`."""
 
@@ -60,7 +67,7 @@ class Sample:
 class RangeReader:
     """Reads spans of partitions. Use from one event loop, one read at a time."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, sees_open_transactions: bool = False) -> None:
         self._settings = settings
         self._where = where(settings)
         self._options = connection(settings)
@@ -69,15 +76,20 @@ class RangeReader:
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",  # every position is set here; none is guessed
-            isolation_level="read_committed",
+            isolation_level="read_uncommitted" if sees_open_transactions else "read_committed",
         )
         self.lost: dict[TopicPartition, int] = {}  # records that retention deleted while they were being read
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: KafkaSettings, *, limit_s: float = START_LIMIT_S) -> AsyncIterator[RangeReader]:
-        """Connect, and close in the end. Raises StartFailed, within `limit_s`."""
-        reader = cls(settings)
+    async def opened(
+        cls, settings: KafkaSettings, *, limit_s: float = START_LIMIT_S, sees_open_transactions: bool = False
+    ) -> AsyncIterator[RangeReader]:
+        """Connect, and close in the end. Raises StartFailed, within `limit_s`.
+
+        `sees_open_transactions`: the ends are those of the log; what nobody has committed yet is in front of them.
+        """
+        reader = cls(settings, sees_open_transactions=sees_open_transactions)
         try:
             await reader._start(limit_s)
             yield reader
@@ -112,6 +124,15 @@ class RangeReader:
         begins = await self._ask(self._consumer.beginning_offsets(every))
         ends = await self._ask(self._consumer.end_offsets(every))
         return {TopicPartition(*one): Span(begins[one], ends[one]) for one in sorted(every)}
+
+    async def at(
+        self, partitions: Collection[TopicPartition], timestamp_ms: int
+    ) -> dict[TopicPartition, AtTime | None]:
+        """Return the first record of each partition that is not older; None where there is none. Raises StartFailed."""
+        if not partitions:
+            return {}
+        found = await self._ask(self._consumer.offsets_for_times({Theirs(*one): timestamp_ms for one in partitions}))
+        return {TopicPartition(*one): at and AtTime(at.offset, at.timestamp) for one, at in found.items()}
 
     async def read(self, spans: Mapping[TopicPartition, Span]) -> AsyncIterator[Sequence[Record]]:
         """Yield all records of the spans in batches of one partition each, in its order. Raises StartFailed.

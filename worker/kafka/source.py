@@ -94,7 +94,7 @@ class KafkaSource:
         self._failure: SourceFailed | None = None
         self._lost: dict[TopicPartition, int] = {}
         self._found: dict[TopicPartition, Found] = {}
-        self._keeps_metadata = True
+        self._keeps_metadata, self._needs_metadata = True, False
         self._watch = Watch(settings, clock)
         self._last_positions: dict[TopicPartition, int] = {}
 
@@ -319,7 +319,7 @@ class KafkaSource:
         try:
             await membership.commit(positions, limit_s=COMMIT_LIMIT_S)
         except kafka_errors.OffsetMetadataTooLargeError as error:
-            if not self._keeps_metadata:
+            if self._needs_metadata or not self._keeps_metadata:
                 raise CommitFailed(f"offsets could not be committed: {wording(error)}") from error
             self._keeps_metadata = False
             log.warning(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worker.kafka.membership import Found, untouched
-from worker.kafka.progress import Mark, Started, Unusable, decode_progress
+from worker.kafka.progress import Bounds, Mark, Started, Unusable, decode_progress
 from worker.model import Outcome, OutcomeKind
 
 # How a call ended before a restart, of which only the kind is known. The labels are those that such ends have.
@@ -71,6 +71,7 @@ class Earlier:
     started: Mapping[int, Started] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)  # site -> what its sender left behind
     is_first: bool = False  # nobody of the group has owned the partition before
+    bounds: Bounds | None = None  # of a backfill: every commit hands them on
     ignored: str = ""  # why the commit's metadata was not used, though there was some, or should have been
 
     def may_have_letter(self, offset: int) -> bool:
@@ -129,7 +130,8 @@ def earlier_of(found: Found, *, max_ahead: int) -> Earlier:
         progress.horizon,
         suspect_below=min(progress.horizon, end),
         letters_below=progress.letters_below,
-        is_first=committed == untouched(committed.offset),
+        is_first=committed == untouched(committed.offset, progress.bounds),
+        bounds=progress.bounds,
         done=Done(progress.done),
         started=progress.started,
         left=progress.left,

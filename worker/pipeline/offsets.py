@@ -148,7 +148,7 @@ class PartitionProgress:
                 run = range(done.pop().start, run.stop)  # one run
             done.append(run)
         started |= {offset: each for offset, each in earlier.started.items() if offset >= self.position}
-        return Progress(base, horizon, earlier.letters_below, tuple(done), started)
+        return Progress(base, horizon, earlier.letters_below, tuple(done), started, bounds=earlier.bounds)
 
     def due(
         self,

@@ -1,0 +1,223 @@
+"""`backfill`: a range through the same pipeline as `run`, in a group of its own. Wiring, beside `app`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from worker.backfill.extent import Part, Standing, bounds_of, standing_of, survey
+from worker.backfill.report import Ended, Report
+from worker.backfill.tally import Pace, Tally
+from worker.backfill.wanted import Wanted
+from worker.clock import Clock, SystemClock
+from worker.delivery.quota import QuotaState
+from worker.delivery.site_state import State
+from worker.errors import StartFailed
+from worker.kafka.bounded import BoundedSource
+from worker.kafka.client import check_cluster
+from worker.kafka.progress import RULES_DIGITS
+from worker.kafka.runs import commits_of
+from worker.mapping.ruleset import RuleSet
+from worker.metrics import Metrics
+from worker.pipeline import engine as engines
+from worker.settings.rotation import KeyWatch
+from worker.settings.site_files import credentials_of
+from worker.settings.tree import Loaded, Settings
+from worker.wiring import (
+    Assembled,
+    Parts,
+    assembled,
+    keep_to_the_lease,
+    open_admin,
+    parts_of,
+    run_until_told,
+    user_marks,
+    ways_out,
+)
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 0.5
+# So long nothing is said of the group that is being joined: usually it takes a moment.
+PATIENCE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A run: what it replays, under which name, how fast."""
+
+    wanted: Wanted
+    run_id: str
+    rates_per_s: Mapping[str, float | None]  # by site; None: no limit
+    accept_gap: bool = False
+    admin_port: int = 0
+
+    def group(self, settings: Settings) -> str:
+        """Return the group in which the run's progress lives."""
+        return f"{settings.kafka.group_id}.backfill.{self.run_id}"
+
+    def shadow(self, settings: Settings) -> Settings:
+        """Return the settings of the run: the same, but for group, topics and admin port."""
+        changes = {"group_id": self.group(settings), "topics": list(self.wanted.topics)}
+        return settings.model_copy(
+            update={
+                "kafka": settings.kafka.model_copy(update=changes),
+                "admin": settings.admin.model_copy(update={"port": self.admin_port}),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How far a run has come. Counts are of the partitions that this process has."""
+
+    done: int
+    size: int
+    calls: int
+    unfinished: int
+    left_s: float | None
+    note: str = ""  # what it waits for
+
+
+Show = Callable[[Sight], None]
+
+
+async def standing(settings: Settings, errand: Errand) -> Standing:
+    """Return how far the run has come. Raises StartFailed."""
+    group = errand.group(settings)
+    return standing_of(group, await commits_of(settings.kafka, group))
+
+
+async def run(
+    loaded: Loaded, rules: RuleSet, errand: Errand, *, show: Show, reread: Callable[[], Loaded] | None = None
+) -> Report:
+    """Run, or go on, until the range is done or somebody says stop. Raises StartFailed; nothing was sent then."""
+    settings = errand.shadow(loaded.settings)
+    await check_cluster(settings.kafka)
+    before = await standing(loaded.settings, errand)
+    if before.is_finished:
+        return Report(errand.run_id, before.group, Ended.WAS_FINISHED, before.size, before.behind, before.behind)
+    parts_there = [] if before.has_begun else await survey(settings.kafka, errand.wanted)
+    refuse_what_is_cut(parts_there, accept_gap=errand.accept_gap)
+    notes = [words for part in parts_there for words in part.words()]
+    if before.has_begun and before.rules != rules.digest[:RULES_DIGITS]:
+        notes.append("the rules are not those it was begun with: what is left is mapped by those of now")
+    clock, metrics, tally = SystemClock(), Metrics(), Tally()
+    credentials = {name: credentials_of(site) for name, site in settings.sites.items()}
+    marks = user_marks(credentials)
+    watch = KeyWatch(loaded, credentials, reread, clock=clock, metrics=metrics) if reread is not None else None
+    rates, run_id = errand.rates_per_s, errand.run_id
+    async with ways_out(settings, credentials, clock, metrics, marks, run_id=run_id, rates_per_s=rates) as out:
+        parts = parts_of(settings, rules, out, clock, metrics, marks, run_id=run_id, note=tally.note)
+        source = BoundedSource(
+            settings.kafka,
+            bounds_of(parts_there, rules.digest[:RULES_DIGITS]),
+            drain_s=settings.delivery.drain_s + settings.delivery.attempt_timeout_s,
+            clock=clock,
+            accept_gap=errand.accept_gap,
+        )
+        keep_to_the_lease(out.live, source, settings, clock)
+        whole = assembled(settings, parts, out, source, rates, clock, metrics, until_end=True)
+        began_s = clock.monotonic_s()
+        async with open_admin(settings, whole.view, whole.control):
+            log.info("backfill.started", run=run_id, group=settings.kafka.group_id, rules=rules.digest, rates=rates)
+            beside = whole.beside() | {"progress": _watched(whole, source, tally, clock, show)}
+            if watch is not None:
+                beside["key-watch"] = watch.run(out.live)
+            ended = await run_until_told(whole.engine, beside, hangup=watch.look_now if watch is not None else None)
+    after = await standing(loaded.settings, errand)
+    report = Report(
+        run_id=run_id,
+        where=after.group,
+        ended=_end(ended, after, has_had_share=source.has_had_share),
+        size=after.size,
+        behind_before=before.behind,
+        behind=after.behind,
+        took_s=clock.monotonic_s() - began_s,
+        notes=(*notes, *_gaps(source, parts)),
+    )
+    return counted(report, whole, parts, tally)
+
+
+def counted(report: Report, whole: Assembled, parts: Parts, tally: Tally) -> Report:
+    """Return the report with what this process has counted."""
+    unfinished = whole.engine.unfinished()
+    report = replace(
+        report,
+        ledger=parts.ledger.total(unfinished),
+        imbalances=tuple(parts.ledger.imbalances(unfinished)),
+        calls=dict(tally.calls),
+        ends=dict(parts.ledger.ends),
+    )
+    log.info("backfill.stopped", run=report.run_id, ended=report.ended.value, ledger=str(report.ledger))
+    for imbalance in report.imbalances:
+        log.error("ledger.unbalanced", account=imbalance)
+    return report
+
+
+def refuse_what_is_cut(parts: Collection[Part], *, accept_gap: bool) -> None:
+    """Raise StartFailed if the range is not whole, and nobody has agreed to that."""
+    cut = [words for part in parts if part.is_cut for words in part.words()]
+    if cut and not accept_gap:
+        raise StartFailed(
+            "\n".join(["the range is not whole:", *cut, "say --accept-gap to replay what there is, or another range"])
+        )
+
+
+def _end(ended: engines.Ended | None, after: Standing, *, has_had_share: bool) -> Ended:
+    if ended is None:
+        return Ended.CANCELLED
+    if ended is engines.Ended.HELD:
+        return Ended.HELD
+    if after.is_finished:
+        return Ended.FINISHED if has_had_share else Ended.WAS_FINISHED
+    if ended is engines.Ended.STOPPED:
+        return Ended.STOPPED
+    return Ended.PART_DONE if has_had_share else Ended.NO_SHARE
+
+
+def _gaps(source: BoundedSource, parts: Parts) -> list[str]:
+    notes = [
+        f"{partition}: retention deleted {count:,} offsets before they were read; they were passed (--accept-gap)"
+        for partition, count in source.passed.items()
+    ]
+    notes += [
+        f"{partition}: retention deleted {count:,} offsets before they were read; --accept-gap passes them"
+        for partition, count in source.lost.items()
+    ]
+    if (flood := parts.handler.flood) is not None:
+        notes.append(f"{flood.text}; {flood.remedy}")
+    return notes
+
+
+async def _watched(whole: Assembled, source: BoundedSource, tally: Tally, clock: Clock, show: Show) -> None:
+    """Show how far the run has come, until cancelled."""
+    pace, began_s = Pace(), clock.monotonic_s()
+    while True:
+        now_s = clock.monotonic_s()
+        owned = whole.engine.partitions()
+        if owned:
+            bounds = {each.partition: source.bounds(each.partition) for each in owned}
+            size = sum(one.end - one.begin for one in bounds.values())
+            unfinished = sum(each.unfinished for each in owned)
+            done = sum(each.position - bounds[each.partition].begin for each in owned) - unfinished
+            pace.note(now_s, done)
+            show(Sight(done, size, tally.ended, unfinished, pace.left_s(size - done), _waits_for(whole)))
+        elif now_s - began_s > PATIENCE_S and not whole.engine.has_joined:
+            note = "waiting for the group: a process of this run that was killed counts until its session is over"
+            show(Sight(0, 0, 0, 0, None, note))
+        await clock.sleep(LOOK_EVERY_S)
+
+
+def _waits_for(whole: Assembled) -> str:
+    if whole.engine.trouble:
+        return f"Kafka: {whole.engine.trouble}"
+    for name, sender in whole.live.items():
+        status = sender.status()
+        if status.state is not State.OPEN:
+            return f"site {name} {status.state.value}: {status.reason}; nothing is lost"
+        if status.quota is not QuotaState.STEADY and status.rate_per_s is not None:
+            return f"site {name} throttled: gives way, at {status.rate_per_s:.3g}/s"
+    return ""
