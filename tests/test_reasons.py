@@ -38,6 +38,10 @@ def test_a_reason_without_a_row_is_found_wherever_it_is_given(line: str, tmp_pat
     assert "quite_new" in reasons_in_source(tmp_path)
 
 
+def test_a_reason_is_one_word_for_one_thing() -> None:
+    assert len(KNOWN) == len(OWN_REASONS) + len(DELIVERY_REASONS) + len(REASONS)
+
+
 def test_every_reason_of_the_codec_has_a_row() -> None:
     assert {reason for _, reason, _ in json_codec._REASONS} <= KNOWN
 

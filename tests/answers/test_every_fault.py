@@ -45,7 +45,7 @@ SPOILT = [
     Spoilt("a sign-in page", {"kind": "html", "status": 403}, "http_forbidden"),
     Spoilt("an empty body", {"kind": "empty"}, "empty_body"),
     Spoilt("an empty body after the call was executed", {"kind": "empty", "executes": True}, "empty_body", True),
-    Spoilt("truncated JSON", {"kind": "truncated"}, "truncated_json", True),
+    Spoilt("truncated JSON", {"kind": "truncated"}, "truncated_body", True),
     Spoilt("an answer that is cut off", {"kind": "cut"}, "body_cut_off", True),
     Spoilt("no JSON at all", {"kind": "garbage"}, "foreign_body"),
     Spoilt("a redirect", {"kind": "redirect"}, "http_redirect"),

@@ -249,7 +249,7 @@ async def test_a_kept_connection_that_is_closed_by_the_next_request_is_not_retri
 
 
 @pytest.mark.parametrize(
-    ("length", "reason"), [(100, "body_cut_off"), (None, "truncated_json")], ids=["by length", "by brackets"]
+    ("length", "reason"), [(100, "body_cut_off"), (None, "truncated_body")], ids=["by length", "by brackets"]
 )
 async def test_a_truncated_answer_says_nothing(length: int | None, reason: str) -> None:
     async def serve(connection: Connection) -> None:

@@ -95,12 +95,11 @@ def all_entries() -> Iterator[Entry]:
 
     for code, row in sorted(TABLE.items()):
         yield _of_code(code, row)
-    for reason in (*REASONS.values(), *(row for row in DELIVERY_REASONS.values() if row.reason not in REASONS)):
+    for reason in (*REASONS.values(), *DELIVERY_REASONS.values()):
         does = _CONSEQUENCES[reason.kind]
         yield Entry(reason.reason, None, "", reason.kind.value, reason.reason, reason.meaning, does, reason.remedy, "")
     for name, own in OWN_REASONS.items():
-        if name not in REASONS and name not in DELIVERY_REASONS:
-            yield Entry(name, None, "", own.end, name, own.meaning, _CONSEQUENCES[own.end], own.remedy, "")
+        yield Entry(name, None, "", own.end, name, own.meaning, _CONSEQUENCES[own.end], own.remedy, "")
 
 
 def _of_code(code: int, row: object) -> Entry:

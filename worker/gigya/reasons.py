@@ -280,7 +280,7 @@ _BY_KIND: dict[VerdictKind, tuple[tuple[str, str, str], ...]] = {
             "Something in between answers (proxy, firewall, sign-in page), or the method is gone.",
         ),
         (
-            "truncated_json",
+            "truncated_body",
             "The answer starts as JSON and does not end.",
             "It is sent again; if it lasts, look at proxies in between.",
         ),

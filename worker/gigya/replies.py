@@ -91,7 +91,7 @@ _NOT_ARRIVED = (
     "reset_before_send", "not_sent",
 )  # fmt: skip
 _MAYBE_ARRIVED = ("timeout", "reset_after_send", "body_cut_off", "invalid_http", "no_reply")
-_BODY_DEFECTS = ("empty_body", "html_body", "truncated_json", "foreign_body", "no_error_code")
+_BODY_DEFECTS = ("empty_body", "html_body", "truncated_body", "foreign_body", "no_error_code")
 _BY_STATUS = {
     401: "http_forbidden",
     403: "http_forbidden",
@@ -300,7 +300,7 @@ def _json_object(body: bytes) -> tuple[Mapping[str, Json] | None, str]:
     except orjson.JSONDecodeError:
         if stripped.startswith(b"<"):
             return None, "html_body"
-        return None, "truncated_json" if stripped.startswith(b"{") else "foreign_body"
+        return None, "truncated_body" if stripped.startswith(b"{") else "foreign_body"
     return (cast("Mapping[str, Json]", document), "") if isinstance(document, dict) else (None, "foreign_body")
 
 
