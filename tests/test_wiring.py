@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from worker import wiring
+from worker.clock import ManualClock
+from worker.delivery.schedule import DeliverySettings
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -44,3 +48,20 @@ async def test_a_start_that_fails_is_heard_of() -> None:
 
     with pytest.raises(LookupError):
         await wiring.stoppable(run())
+
+
+def test_an_attempt_starts_only_if_it_ends_within_the_lease() -> None:
+    clock: Any = ManualClock()
+    sender: Any = SimpleNamespace(may_write=None)
+    until_s = clock.monotonic_s() + 45.0
+    source: Any = SimpleNamespace(lease_valid_until_s=lambda: until_s)
+    settings: Any = SimpleNamespace(delivery=DeliverySettings(attempt_timeout_s=10.0))
+
+    wiring.keep_to_the_lease({"main": sender}, source, settings, clock)
+
+    clock.step_monotonic(34.9)
+    assert sender.may_write()
+    clock.step_monotonic(0.2)  # ten seconds for the attempt are not left
+    assert not sender.may_write()
+    until_s += 45.0
+    assert sender.may_write()

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
+from aiokafka.protocol.group import HeartbeatRequest, LeaveGroupRequest, SyncGroupRequest
 
 from tests.contracts.harness import KafkaScene, Owner
 from worker.errors import CommitRefused
@@ -113,10 +113,7 @@ async def test_a_member_that_the_group_has_dropped_has_no_lease_and_commits_noth
     source, partitions = joined
     coordinator = coordinator_of(source)
     await coordinator._stop_heartbeat_task()
-    sent = coordinator._send_req
-    from aiokafka.protocol.group import LeaveGroupRequest
-
-    await sent(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+    await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
     with pytest.raises(CommitRefused):
         await source.commit({partitions[0]: Position(0)})
 
@@ -124,13 +121,12 @@ async def test_a_member_that_the_group_has_dropped_has_no_lease_and_commits_noth
 async def test_a_commit_from_outside_the_group_is_refused_though_the_broker_would_take_it(joined):
     source, partitions = joined
     coordinator = coordinator_of(source)
-    generation, member = coordinator.generation, coordinator.member_id
+    await coordinator._stop_heartbeat_task()
+    # An empty group takes a commit of anybody who names no member.
+    await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
     coordinator.generation, coordinator.member_id = -1, ""
-    try:
-        with pytest.raises(CommitRefused):
-            await source.commit({partitions[0]: Position(0)})
-    finally:
-        coordinator.generation, coordinator.member_id = generation, member
+    with pytest.raises(CommitRefused):
+        await source.commit({partitions[0]: Position(0)})
 
 
 async def test_an_unknown_member_learns_from_its_heartbeat_that_the_lease_is_over(joined):

@@ -190,6 +190,9 @@ class Scene:
         self._make_ready(uid)
 
 
+_nonces = itertools.count()  # no two scenes draw the same, as no two processes do
+
+
 def make_scene(
     answer: Answer | Callable[[Request], Answer | Awaitable[Answer]] = OK,
     *,
@@ -203,7 +206,6 @@ def make_scene(
     clock = ManualClock()
     transport = ScriptedTransport(clock, answer if callable(answer) else lambda _: answer)
     metrics = Metrics()
-    nonces = itertools.count()
     sender = Sender(
         site=Site(
             "main",
@@ -218,7 +220,7 @@ def make_scene(
         transport=transport,
         clock=clock,
         rng=random.Random(seed),
-        nonce=lambda: f"n{next(nonces)}",
+        nonce=lambda: f"n{next(_nonces)}",
         metrics=metrics,
         mark=lambda uid: f"mark-{len(uid)}",
         may_write=may_write,

@@ -78,6 +78,17 @@ async def test_every_attempt_has_its_own_nonce_and_the_time_of_its_permit() -> N
     assert int(second.params["timestamp"]) - int(first.params["timestamp"]) == 100
 
 
+async def test_a_request_does_not_age_while_it_waits_for_its_permit() -> None:
+    scene = make_scene(OK)
+    scene.sender.pause()
+    waiting = asyncio.ensure_future(scene.once(scene.delivery()))
+    await scene.advance(300.0, step_s=100.0)
+    scene.sender.go_on()
+    assert isinstance(await waiting, Outcome)
+    (request,) = scene.transport.requests
+    assert int(request.params["timestamp"]) == int(scene.clock.now_s())
+
+
 async def test_failures_by_the_calls_own_fault_are_capped_by_attempts() -> None:
     scene = make_scene(BAD_GATEWAY, attempts=5)
     outcome, waits = await until_ended(scene, scene.delivery())
@@ -122,6 +133,7 @@ async def test_throttling_uses_no_budget_and_lowers_the_rate() -> None:
         assert await scene.sender.attempt(delivery, await admit) == Later("rate_limited", 0.0)
     assert (scene.sender.status().rate_per_s or 0) < 100
     assert metric(scene, "throttled_total") == 20
+    assert (delivery.budget.attempts, delivery.budget.age_s) == (0, 0.0)
     admit = asyncio.ensure_future(scene.sender.admit())
     await scene.advance(900.0, step_s=5.0)
     outcome = await scene.sender.attempt(delivery, await admit)
@@ -298,6 +310,19 @@ async def test_cancelling_admissions_loses_no_permit() -> None:
     await scene.advance(4.1, step_s=0.01)
     assert len(scene.ended) >= 40
     await scene.stop()
+
+
+async def test_a_permit_that_falls_due_as_its_waiter_is_cancelled_goes_to_the_next() -> None:
+    scene = make_scene(OK, quota_per_s=1)
+    await scene.sender.admit()
+    first, second = (asyncio.ensure_future(scene.sender.admit()) for _ in range(2))
+    await settle()
+    scene.clock.step_monotonic(1.1)
+    scene.sender.set_quota(1)  # whatever lets the gate look: the first one has a permit now, and has not run yet
+    first.cancel()
+    await settle()
+    assert first.cancelled()
+    assert second.done()
 
 
 async def test_a_cancelled_attempt_returns_the_probe_to_the_others() -> None:

@@ -342,6 +342,20 @@ async def test_a_flood_holds_the_worker_and_a_restart_goes_on_where_it_stopped()
     assert ("u2", world.partitions[0], 201) not in world.site.executed
 
 
+async def test_while_the_guard_holds_no_further_call_is_made() -> None:
+    world = World()
+    world.site.latency_s = lambda: 0.5
+    # One user: his calls wait behind one another while the flood comes.
+    world.append(*["u1"] * 10, *["broken"] * 30)
+    member = world.start()
+    await world.until(member.handler.tripped.is_set)
+    made = len(world.site.executed)
+    await world.clock.advance(10)
+    assert made < 10
+    assert len(world.site.executed) <= made + 1  # what was in flight
+    await world.close()
+
+
 async def test_a_failing_commit_loses_nothing_and_is_made_up_for() -> None:
     world = World()
     member = world.start()

@@ -19,9 +19,10 @@ from tests.pipeline.fakes import (
     failed,
 )
 from worker.clock import ManualClock, settle
-from worker.errors import Undecodable
+from worker.errors import Undecodable, Unmappable
 from worker.metrics import Metrics
 from worker.model import Event, KafkaRecord, Outcome, OutcomeKind, Record, TopicPartition
+from worker.pipeline.earlier import Earlier
 from worker.pipeline.flood_guard import FloodGuard, FloodGuardSettings
 from worker.pipeline.handler import Handler
 from worker.pipeline.ledger import Ledger
@@ -146,6 +147,39 @@ async def test_the_offset_moves_only_after_the_dead_letter_was_acknowledged() ->
         assert not house.handler.letters_under_way({P0})
 
 
+async def test_the_offset_moves_only_after_the_tombstone_was_acknowledged() -> None:
+    house = House()
+    house.letters.refuse()
+    house.offsets.assign({P0: 0}, {P0: Earlier(letters_below=1)})  # a letter of record 0 may be in the topic
+    async with house.running():
+        house.take(b"one", b"nobody wants this")
+        house.handler.call_ended(house.queue.jobs[0], delivered())
+        await settle()
+        assert house.watermark == 0
+        assert house.handler.letters_under_way({P0})
+        house.letters.accept()
+        await settle()
+        assert house.watermark == 2
+        assert house.letters.withdrawn == [0]
+
+
+def test_a_record_of_several_events_makes_the_calls_of_all_or_none() -> None:
+    house = House()
+    house.mapper.table["bad"] = Unmappable("missing_field", "event.nobody is missing")
+    house.handler.use_rules(house.mapper, "d1g35t", lambda record: (_event("one"), _event(str(record.value, "ascii"))))
+    house.take(b"two", b"bad")
+    assert [(job.delivery.offset, job.delivery.call.name.rule) for job in house.queue.jobs] == [
+        (0, "watched"),
+        (0, "first"),
+        (0, "second"),
+    ]
+    assert house.progress.unfinished[1].error_reason == "missing_field"
+
+
+def _event(kind: str) -> Event:
+    return Event({"type": kind})
+
+
 async def test_one_failed_call_of_a_fan_out_makes_one_letter_with_the_outcome_of_each() -> None:
     house = House()
     async with house.running():
@@ -267,7 +301,6 @@ async def test_a_letter_of_a_record_that_is_not_ours_any_more_keeps_no_place_fro
 
 async def test_a_letter_is_written_after_a_commit_that_names_its_record_and_makes_another_one_due_at_once() -> None:
     house = House()
-    house.letters.refuse()
     task = asyncio.create_task(house.handler.run())
     due = house.handler.commit_due
     house.take(b"broken")
@@ -276,6 +309,7 @@ async def test_a_letter_is_written_after_a_commit_that_names_its_record_and_make
     assert not house.letters.written
     due.clear()
 
+    house.letters.refuse()
     commit_now(house.offsets, house.handler)
     await settle()
     assert not due.is_set()

@@ -103,6 +103,20 @@ def test_a_late_finish_after_revocation_is_not_committed() -> None:
     assert late.is_void
 
 
+def test_a_late_finish_does_not_end_the_record_that_was_read_again() -> None:
+    offsets, progress = assigned()
+    (late,) = start(progress, 0)
+    offsets.forget({P0})
+    offsets.assign({P0: 0})
+    again = offsets.get(P0)
+    assert again is not None
+    (ours,) = start(again, 0)
+    assert not offsets.finish(late)
+    assert again.committable == 0
+    assert offsets.finish(ours)
+    assert again.committable == 1
+
+
 def test_nothing_is_committed_twice() -> None:
     offsets, progress = assigned()
     progress.pass_to(3)

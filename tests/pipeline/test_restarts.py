@@ -170,6 +170,41 @@ async def test_none_of_5000_records_that_finished_behind_a_blocked_one_is_made_a
 
 
 @END
+async def test_of_what_finished_behind_a_blocked_record_nothing_is_made_again_and_it_is_counted(end: str) -> None:
+    world = Restarts()
+    world.site.blocked = {"blocked"}
+    world.append("u0", "blocked", "u1", "", "u2", "blocked", "u3")
+    first = world.start()
+    await world.until(lambda: len(world.site.executed) == 4)
+    await world.clock.advance(2)
+    await gone(world, first, end)
+    world.site.blocked.clear()
+    second = world.start(until_end=True)
+    assert await world.finish(second.task) is Ended.REACHED_END
+    assert world.executed_twice() == {}
+    assert len(world.site.executed) == 6
+    assert second.ledger.total({}).already_done == 4
+
+
+async def test_a_call_that_failed_beside_one_that_is_blocked_fails_again_after_a_restart() -> None:
+    world = Restarts()
+    world.site.blocked = {"blocked"}
+    refused = Outcome(OutcomeKind.FAILED, "invalid_parameter", attempts=1)
+    world.site.answer = lambda delivery: refused if delivery.call.uid == "bad" else DELIVERED
+    world.append("bad,blocked,u1")
+    first = world.start()
+    await world.until(lambda: len(world.site.executed) == 2)
+    await world.clock.advance(2)
+    await world.stop(first)
+    assert world.live_letters() == set()
+    world.site.blocked.clear()
+    second = world.start(until_end=True)
+    assert await world.finish(second.task) is Ended.REACHED_END
+    assert world.live_letters() == {f"{TOPIC}/0/0".encode()}
+    assert [uid for uid, _, _ in world.site.executed].count("u1") == 1
+
+
+@END
 async def test_of_a_fan_out_of_which_one_call_is_blocked_the_other_99_are_not_made_again(end: str) -> None:
     world = Restarts()
     world.site.blocked = {"u41"}
@@ -217,6 +252,22 @@ async def test_a_clean_stop_leaves_no_suspects_but_the_calls_that_nobody_could_d
     second = world.start(until_end=True)
     assert await world.finish(second.task) is Ended.REACHED_END
     assert world.site.asked - asked <= 1
+    assert world.executed_twice() == {}
+
+
+async def test_a_clean_stop_names_the_call_that_nobody_could_decide_and_it_is_asked_about() -> None:
+    world = Restarts()
+    world.site.answer = lambda delivery: Later("timeout", 1000.0)
+    world.append("unsure", "u1,unsure")
+    first = world.start()
+    await world.until(lambda: len(world.site.attempted) == 2)
+    await world.clock.advance(2)
+    await world.stop(first)
+    world.site.answer = lambda delivery: DELIVERED
+    second = world.start(until_end=True)
+    assert await world.finish(second.task) is Ended.REACHED_END
+    assert world.site.asked == 2  # `unsure` of the second record stood behind, and was never made
+    assert len(world.site.executed) == 3
     assert world.executed_twice() == {}
 
 

@@ -1,0 +1,300 @@
+"""What the pipeline promises of records: progress, dead letters, order."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Edit, Mutation, mutation
+
+_PIPELINE, _KAFKA = "worker/pipeline", "worker/kafka"
+_HANDLER, _LANES, _OFFSETS, _RESTARTS = (
+    "tests/pipeline/test_handler.py::",
+    "tests/pipeline/test_lanes.py::",
+    "tests/pipeline/test_offsets.py::",
+    "tests/pipeline/test_restarts.py::",
+)
+_EARLIER, _HORIZON, _PROGRESS = (
+    "tests/pipeline/test_earlier.py::",
+    "tests/pipeline/test_horizon.py::",
+    "tests/kafka/test_progress.py::",
+)
+
+# --- progress: what may be committed, and what a commit says -------------------------------------------------------
+
+_OF_PROGRESS = (
+    mutation(
+        "commit before finish",
+        f"{_PIPELINE}/handler.py",
+        "        progress.start(ticket)\n",
+        "        progress.pass_to(record.offset + 1)\n",
+        f"{_HANDLER}test_a_wanted_record_holds_its_offset_until_all_its_calls_ended",
+    ),
+    mutation(
+        "a filtered record not finished",
+        f"{_PIPELINE}/handler.py",
+        "progress.pass_to(records[index - 1].offset + 1)",
+        "pass",
+        f"{_HANDLER}test_a_record_that_nobody_wants_ends_at_once_and_may_be_committed",
+    ),
+    mutation(
+        "skip the map when reading on",
+        f"{_PIPELINE}/handler.py",
+        "if done is not None and record.offset in done:",
+        "if False:",
+        f"{_RESTARTS}test_of_what_finished_behind_a_blocked_record_nothing_is_made_again_and_it_is_counted",
+    ),
+    mutation(
+        "skip the map when committing",
+        f"{_PIPELINE}/offsets.py",
+        "return Progress(base, horizon, earlier.letters_below, tuple(done), started)",
+        "return Progress(base, horizon, earlier.letters_below, (), started)",
+        f"{_RESTARTS}test_of_what_finished_behind_a_blocked_record_nothing_is_made_again_and_it_is_counted",
+    ),
+    mutation(
+        "the map of another offset believed",
+        f"{_KAFKA}/progress.py",
+        "if base != offset:",
+        "if False:",
+        f"{_RESTARTS}test_a_map_for_another_offset_is_not_believed",
+        f"{_PROGRESS}test_why_metadata_is_not_used_is_told",
+    ),
+    mutation(
+        "a damaged map believed",
+        f"{_KAFKA}/progress.py",
+        """if f"{zlib.crc32(body.encode('utf-8', 'replace')):08x}" != checksum:""",
+        "if False:",
+        f"{_PROGRESS}test_damage_is_noticed",
+    ),
+    mutation(
+        "a map too long for Kafka believed more than it says",
+        f"{_KAFKA}/progress.py",
+        "horizon = max(progress.horizon, progress.done[-1].stop)",
+        "horizon = progress.horizon",
+        f"{_PROGRESS}test_what_does_not_fit_is_believed_unfinished_and_suspect_never_done",
+    ),
+    mutation(
+        "the bits of a fan-out shifted by one",
+        f"{_PIPELINE}/earlier.py",
+        "return [_before(mark, is_below) for mark in started.calls]",
+        "return [_before(mark, is_below) for mark in (started.calls[-1], *started.calls[:-1])]",
+        f"{_EARLIER}test_calls_that_ended_keep_their_ends_under_the_same_rules_only",
+        f"{_RESTARTS}test_of_a_fan_out_of_which_one_call_is_blocked_the_other_99_are_not_made_again",
+    ),
+    mutation(
+        "bits read under other rules",
+        f"{_PIPELINE}/earlier.py",
+        "if started.rules != rules or len(started.calls) != count:",
+        "if len(started.calls) != count:",
+        f"{_EARLIER}test_calls_that_ended_keep_their_ends_under_the_same_rules_only",
+        f"{_RESTARTS}test_the_99_are_asked_about_where_other_rules_made_them",
+    ),
+    mutation(
+        "a failed call marked as delivered",
+        f"{_PIPELINE}/tickets.py",
+        "OutcomeKind.CAPPED: Mark.CAPPED,",
+        "OutcomeKind.CAPPED: Mark.CAPPED,\n    OutcomeKind.FAILED: Mark.DELIVERED,",
+        f"{_RESTARTS}test_a_call_that_failed_beside_one_that_is_blocked_fails_again_after_a_restart",
+    ),
+    mutation(
+        "no horizon",
+        f"{_PIPELINE}/lanes.py",
+        "if ticket.offset >= known.horizon.below:",
+        "if False:",
+        f"{_RESTARTS}test_no_call_is_attempted_at_or_above_the_horizon_that_kafka_has",
+    ),
+    mutation(
+        "a horizon that counts before its commit is acknowledged",
+        f"{_PIPELINE}/horizon.py",
+        "self.below = min(self.below, proposed)",
+        "self.below = proposed",
+        f"{_HORIZON}test_while_a_lower_one_is_under_way_it_counts_and_while_a_higher_one_is_the_old_one_does",
+    ),
+    mutation(
+        "no suspects where the metadata says nothing",
+        f"{_PIPELINE}/earlier.py",
+        "below = min(committed.offset + max_ahead, end)",
+        "below = committed.offset",
+        f"{_EARLIER}test_without_usable_metadata_the_first_max_ahead_offsets_are_suspect_and_may_have_letters",
+    ),
+    mutation(
+        "ignore the epoch when finishing",
+        f"{_PIPELINE}/offsets.py",
+        """        if ticket.epoch != self.epoch:
+            return False
+        if self.unfinished""",
+        "        if self.unfinished",
+        f"{_OFFSETS}test_a_late_finish_does_not_end_the_record_that_was_read_again",
+    ),
+    mutation(
+        "ignore the epoch when a commit is acknowledged",
+        f"{_PIPELINE}/offsets.py",
+        "if progress is not None and progress.epoch == commit.epoch:",
+        "if progress is not None:",
+        f"{_OFFSETS}test_a_commit_confirmed_for_an_earlier_assignment_is_not_believed_for_this_one",
+    ),
+    mutation(
+        "a clean stop that names nobody it is not sure of",
+        f"{_PIPELINE}/tickets.py",
+        "marks[index] = Mark.SUSPECT",
+        "pass",
+        f"{_RESTARTS}test_a_clean_stop_names_the_call_that_nobody_could_decide_and_it_is_asked_about",
+    ),
+)
+
+# --- dead letters --------------------------------------------------------------------------------------------------
+
+_OF_LETTERS = (
+    mutation(
+        "offset moved before the dead letter is acknowledged",
+        f"{_PIPELINE}/letters.py",
+        """            if await self._is_done(ticket, write):
+                self._ended(ticket, end)""",
+        """            self._ended(ticket, end)
+            if await self._is_done(ticket, write):""",
+        f"{_HANDLER}test_the_offset_moves_only_after_the_dead_letter_was_acknowledged",
+    ),
+    mutation(
+        "the guard deciding after the write",
+        f"{_PIPELINE}/handler.py",
+        "if ticket.parked is not None or self._guard.died(ticket.number):\n            self._letters.bury(ticket)",
+        "self._letters.bury(ticket)\n        if self._guard.died(ticket.number):\n            pass",
+        f"{_HANDLER}test_the_record_that_trips_the_flood_guard_and_all_later_ones_stay_unfinished",
+    ),
+    mutation(
+        "a letter written before a commit names its record",
+        f"{_PIPELINE}/letters.py",
+        "            self._unnamed[ticket] = None\n",
+        "            self._enqueue(ticket, RecordEnd.DEAD_LETTERED)\n",
+        f"{_HANDLER}test_a_letter_is_written_after_a_commit_that_names_its_record_and_makes_another_one_due_at_once",
+    ),
+    mutation(
+        "no tombstone for a letter that a restart made untrue",
+        f"{_PIPELINE}/handler.py",
+        "            if ticket.may_have_letter:\n",
+        "            if False:\n",
+        f"{_RESTARTS}test_a_letter_that_a_restart_with_mended_rules_makes_untrue_is_withdrawn",
+    ),
+    mutation(
+        "the offset moved before the tombstone is acknowledged",
+        f"{_PIPELINE}/letters.py",
+        "        self._enqueue(ticket, end)\n\n    def named",
+        "        self._ended(ticket, end)\n        self._enqueue(ticket, end)\n\n    def named",
+        f"{_HANDLER}test_the_offset_moves_only_after_the_tombstone_was_acknowledged",
+    ),
+    Mutation(
+        "letters of records that are not ours any more",
+        (
+            Edit(f"{_PIPELINE}/letters.py", "            if ticket.is_void:\n                continue\n", ""),
+            Edit(
+                f"{_PIPELINE}/letters.py",
+                "deque((ticket, end) for ticket, end in self._waiting if not ticket.is_void)",
+                "deque(self._waiting)",
+            ),
+        ),
+        (f"{_HANDLER}test_a_letter_of_a_record_that_is_not_ours_any_more_keeps_no_place_from_others",),
+    ),
+    mutation(
+        "a dead letter given up after a failed write",
+        "worker/deadletters/writer.py",
+        """            except WriteFailed as error:
+                self._failed(error, failures)
+            else:
+                self._succeeded()
+                return""",
+        """            except WriteFailed as error:
+                self._failed(error, failures)
+                return
+            else:
+                self._succeeded()
+                return""",
+        "tests/deadletters/test_writer.py::test_a_write_that_fails_for_an_hour_is_written_after_it",
+    ),
+    mutation(
+        "mapping not all-or-nothing: a rule that cannot be mapped is left out",
+        "worker/mapping/mapper.py",
+        """                if _matches(compiled.rule, plan.for_when, view):
+                    made.append(_call(compiled, _results(compiled, plan.for_values, view), source, view, 0))""",
+        """                try:
+                    if _matches(compiled.rule, plan.for_when, view):
+                        made.append(_call(compiled, _results(compiled, plan.for_values, view), source, view, 0))
+                except Unmappable:
+                    continue""",
+        "tests/mapping/test_mapper.py::test_one_rule_that_fails_keeps_all_calls_of_the_record_from_being_made",
+    ),
+    mutation(
+        "mapping not all-or-nothing: the second event of a record is forgotten",
+        f"{_PIPELINE}/handler.py",
+        "calls = tuple(call for event in events for call in calls_of(record, event))",
+        "calls = calls_of(record, events[0]) if events else ()",
+        f"{_HANDLER}test_a_record_of_several_events_makes_the_calls_of_all_or_none",
+    ),
+)
+
+# --- lanes ----------------------------------------------------------------------------------------------------------
+
+_OF_LANES = (
+    Mutation(
+        "a lane of two",
+        (
+            Edit(
+                f"{_PIPELINE}/lanes.py",
+                "lane = site.lanes.get(call.uid)\n        if lane is None:\n            lane",
+                "key = f'{call.uid}/{job.ticket.offset % 2}'\n        lane = site.lanes.get(key)\n"
+                "        if lane is None:\n            lane",
+            ),
+            Edit(f"{_PIPELINE}/lanes.py", "= site.lanes[call.uid] = _Lane(call.uid)", "= site.lanes[key] = _Lane(key)"),
+        ),
+        (f"{_LANES}test_calls_of_one_user_are_made_one_at_a_time_and_in_order",),
+    ),
+    mutation(
+        "the newest call of a user first",
+        f"{_PIPELINE}/lanes.py",
+        "        else:\n            lane.jobs.append(job)\n        site.jobs += 1",
+        "        else:\n            lane.jobs.insert(1, job)\n        site.jobs += 1",
+        f"{_LANES}test_calls_of_one_user_are_made_one_at_a_time_and_in_order",
+    ),
+    mutation(
+        "a call that is put off lets the next one of its user pass",
+        f"{_PIPELINE}/lanes.py",
+        "            lane.due_s = self._clock.monotonic_s() + later.wait_s\n",
+        "            lane.due_s = self._clock.monotonic_s() + later.wait_s\n            lane.jobs.rotate(-1)\n",
+        f"{_LANES}test_any_order_of_answers_keeps_every_users_order_and_loses_none[0]",
+    ),
+    mutation(
+        "the result of a void record heard",
+        f"{_PIPELINE}/lanes.py",
+        "        if job.ticket.is_void:\n",
+        "        if False:\n",
+        f"{_LANES}test_a_result_that_comes_after_revocation_is_not_reported",
+    ),
+    mutation(
+        "the user picked before the permit",
+        f"{_PIPELINE}/lanes.py",
+        """            permit = await site.sender.admit()
+            lane = site.take_ready() if self._running.is_set() else None""",
+        """            lane = site.take_ready() if self._running.is_set() else None
+            permit = await site.sender.admit()""",
+        f"{_LANES}test_the_user_is_picked_after_the_permit",
+    ),
+    mutation(
+        "a permit kept that nobody uses",
+        f"{_PIPELINE}/lanes.py",
+        "                site.sender.give_back(permit)\n",
+        "",
+        f"{_LANES}test_a_permit_is_given_back_when_nobody_is_ready_any_more",
+    ),
+    mutation(
+        "a drain that does not wait for what is in flight",
+        f"{_PIPELINE}/lanes.py",
+        "                if not self._count(partitions):\n                    return\n",
+        "                if is_late:\n                    return\n",
+        f"{_LANES}test_a_drain_waits_for_what_is_in_flight_even_when_its_time_is_over",
+    ),
+    mutation(
+        "a flood that goes on making calls",
+        f"{_PIPELINE}/engine.py",
+        "            self._lanes.hold()\n",
+        "",
+        "tests/pipeline/test_engine.py::test_while_the_guard_holds_no_further_call_is_made",
+    ),
+)
+
+OF_RECORDS: tuple[Mutation, ...] = (*_OF_PROGRESS, *_OF_LETTERS, *_OF_LANES)
