@@ -44,8 +44,8 @@ _OF_PROGRESS = (
     mutation(
         "skip the map when committing",
         f"{_PIPELINE}/offsets.py",
-        "return Progress(base, horizon, earlier.letters_below, tuple(done), started)",
-        "return Progress(base, horizon, earlier.letters_below, (), started)",
+        "return Progress(base, horizon, earlier.letters_below, tuple(done),",
+        "return Progress(base, horizon, earlier.letters_below, (),",
         f"{_RESTARTS}test_of_what_finished_behind_a_blocked_record_nothing_is_made_again_and_it_is_counted",
     ),
     mutation(
