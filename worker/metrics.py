@@ -97,8 +97,8 @@ class Metrics:
         )
         self.ambiguity_steps = self._counter(
             "ambiguity_steps",
-            "Calls that may have been executed: each step taken about them (found_in_log, not_in_log, log_cannot_tell, "
-            "cleared_by_log, same_nonce, arrived, policy, accepted, failed, refused, stale).",
+            "Calls that may have been executed: each step taken about them (found_in_log, remembered, not_in_log, "
+            "log_cannot_tell, cleared_by_log, same_nonce, arrived, policy, accepted, failed, refused, stale).",
             "site",
             "step",
         )

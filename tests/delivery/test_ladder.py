@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,8 +12,10 @@ from structlog.testing import capture_logs
 from tests.delivery import fakes
 from tests.delivery.fakes import BAD_GATEWAY, OK, TIMEOUT, Answer, Request, Scene, reply, sequence
 from worker.clock import settle
+from worker.delivery.recent import decode
 from worker.delivery.sender import Delivery, Later
-from worker.gigya.calls import PUBLISH_USER_ACTION
+from worker.gigya.calls import NOTIFY_ACTION, PUBLISH_USER_ACTION, Method
+from worker.gigya.replies import Reply
 from worker.model import Outcome, OutcomeKind, TopicPartition
 
 NO_ACCESS = reply(403007)  # the key may not read the log: nothing can be told from it
@@ -480,3 +483,90 @@ async def test_a_suspect_that_the_log_cannot_tell_of_is_left_to_policy(
     assert outcome.kind is kind
     assert len(scene.transport.calls()) == requests
     assert metric(scene, "possible_duplicates_total") == requests
+
+
+# --- a partition that comes back -------------------------------------------------------------------------------------
+
+PARTITION = TopicPartition("t", 0)
+
+
+def again(delivery: Delivery) -> Delivery:
+    """Return the same call as its next owner takes it up: nothing of what became of it is known to the group."""
+    return Delivery(delivery.call, delivery.partition, delivery.offset, delivery.timestamp_ms, suspect=True)
+
+
+async def come_back(scene: Scene, *, after_s: float = 5.0, left_by_another: bool) -> None:
+    """Lose the partition with the last commits, and get it back some seconds later."""
+    note = scene.sender.ladder.left_behind(PARTITION, 0, 3000) if left_by_another else ""
+    await scene.advance(after_s)
+    scene.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True)
+
+
+def answers_with_time(scene: Scene, *answers: Answer) -> None:
+    """Let the site answer with these in turn, and with its time."""
+    left = sequence(*answers)
+
+    def answer(request: Request) -> Answer:
+        found = left(request)
+        return replace(found, server_time_s=float(int(scene.clock.now_s()))) if isinstance(found, Reply) else found
+
+    scene.transport.answer = answer
+
+
+@pytest.mark.parametrize("method", [NOTIFY_ACTION, PUBLISH_USER_ACTION])
+async def test_a_call_that_this_process_has_made_itself_is_neither_asked_about_nor_made_again(method: Method) -> None:
+    scene = make_scene(OK)
+    delivery = scene.delivery(method=method)
+    await until_ended(scene, delivery)
+    await come_back(scene, left_by_another=False)
+    outcome = await until_ended(scene, again(delivery))
+    assert (outcome.kind, outcome.reason, outcome.maybe_executed) == (OutcomeKind.DELIVERED, "remembered", False)
+    assert len(scene.transport.requests) == 1
+    assert metric(scene, "possible_duplicates_total") == 0
+
+
+@pytest.mark.parametrize("left_by_another", [False, True])
+async def test_what_is_remembered_of_a_call_is_told_to_the_next_owner_so_that_its_entry_is_taken_for_no_other(
+    left_by_another: bool,
+) -> None:
+    scene = make_scene()
+    answers_with_time(scene, OK)
+    await until_ended(scene, scene.delivery("u2"))
+    note = scene.sender.ladder.left_behind(PARTITION, 0, 3000) if left_by_another else ""
+    delivery = scene.delivery()
+    await until_ended(scene, delivery)
+    await scene.advance(5.0 if left_by_another else 2.0)
+    scene.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True)
+    before = _executed(scene)  # that of the call itself is not known to be done
+    await until_ended(scene, again(delivery))
+    assert (before, _executed(scene)) == ((1, 2) if left_by_another else (0, 1))
+
+
+async def test_an_attempt_of_the_very_same_call_does_not_explain_its_entry_away() -> None:
+    scene = make_scene()
+    answers_with_time(scene, OK, TIMEOUT, OK)
+    await until_ended(scene, scene.delivery("u2"))
+    delivery = scene.delivery()
+    await scene.once(delivery)
+    log_of(scene, 0.0)
+    await come_back(scene, left_by_another=True)
+    outcome = await until_ended(scene, again(delivery))
+    assert outcome.reason == "found_in_log"
+    assert len(scene.transport.calls()) == 2
+
+
+async def test_a_call_of_ours_that_another_owner_has_told_of_too_accounts_for_one_entry_only() -> None:
+    """Else the entry of the call in doubt would be taken for the other's second one, and it would be made twice."""
+    scene = make_scene()
+    answers_with_time(scene, OK)
+    await until_ended(scene, scene.delivery())
+    in_doubt = scene.delivery()  # made by the owner meanwhile, who died
+    log_of(scene, 0.0, 0.0)
+    await come_back(scene, left_by_another=True)
+    outcome = await until_ended(scene, again(in_doubt))
+    assert outcome.reason == "found_in_log" or metric(scene, "possible_duplicates_total") == 1
+
+
+def _executed(scene: Scene) -> int:
+    recent = decode(scene.sender.ladder.left_behind(PARTITION, 0, 3000))
+    return len(recent.executed) if recent is not None else 0

@@ -15,11 +15,11 @@ from worker.clock import Clock
 from worker.delivery import reasons
 from worker.delivery.ambiguity import Doubt, Move, Step, climb
 from worker.delivery.deliveries import Attempt, Delivery, Later
-from worker.delivery.evidence import SLACK_S, LogSays, Made, Question, weigh
+from worker.delivery.evidence import LogSays
 from worker.delivery.gate import Gate, Permit
-from worker.delivery.left_behind import LeftBehind
-from worker.delivery.lookup import ActionsLog, Brought, Snapshot
-from worker.delivery.own_calls import Noted, OwnCalls, Was, has_sure_points, noted_of
+from worker.delivery.inquiry import Inquiry, leaves_entries
+from worker.delivery.lookup import ActionsLog, Brought
+from worker.delivery.own_calls import Noted, Was
 from worker.delivery.recent import NOTHING, decode
 from worker.delivery.schedule import LOG_AWAY, DeliverySettings, is_used_up, pause_s
 from worker.delivery.signer import Signer
@@ -27,16 +27,11 @@ from worker.delivery.site_log import SiteLog
 from worker.delivery.site_time import SiteTime
 from worker.delivery.standing import Standing
 from worker.delivery.transport import Transport
-from worker.gigya.actions_log import execution_times
-from worker.gigya.calls import GET_ACTIONS_LOG, Call, Settles
+from worker.gigya.calls import GET_ACTIONS_LOG
 from worker.gigya.sites import Site
 from worker.metrics import Metrics
 from worker.model import Outcome, OutcomeKind, TopicPartition
 
-# An earlier process made a call after its record was written; the producer's clock may be this wrong.
-_RECORD_TIME_SLACK_S = 300.0
-# A record without a timestamp can be of any age.
-_ANY_AGE_S = 86_400.0
 # Who may not ask now may not ask in a minute either; a permission that was granted is found out after so long.
 _FORBIDDEN_S = 60.0
 # A log that refuses one user's question with what may be about the key: so often, then it is about the user.
@@ -70,17 +65,21 @@ class Ladder:
         self._clock = means.clock
         self._settings = means.settings
         self._log = means.log
-        self._own = OwnCalls(means.clock.monotonic_s())
-        self._left = LeftBehind(self._own, means.log.site_time, means.clock)
-        self._earlier = self._left.earlier
-        self._began_s = means.clock.monotonic_s()
+        self._inquiry = Inquiry(
+            log=means.log,
+            clock=means.clock,
+            log_settle_s=means.settings.log_settle_s,
+            is_shared=means.site.other_writers,
+        )
+        self._own = self._inquiry.own
+        self._left = self._inquiry.left
         self._forbidden_until_s = -math.inf
 
     # --- what attempts report -----------------------------------------------------------------------------------
 
     def suspect(self, delivery: Delivery, failure: Outcome) -> None:
         """Note, before its first attempt, that an earlier process may have made this call."""
-        since_s = self._since(delivery.partition)
+        since_s = self._inquiry.since_s(delivery.partition)
         delivery.doubt = Doubt(failure, since_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
         self._left.suspected(delivery)
         delivery.may_be_executed = True
@@ -95,11 +94,11 @@ class Ladder:
         doubt.nonce_serial = delivery.nonce_serial
         doubt.has_arrived = False
         doubt.ask_again(now_s, times=2)
-        if _leaves_entries(delivery.call):
+        if leaves_entries(delivery.call):
             # Until the log has told, and for ever where it cannot: a late copy has no end.
-            noted = noted_of(delivery.call, delivery.partition, attempt.started_s, math.inf, Was.POSSIBLE)
+            noted = self._inquiry.note(delivery, attempt.started_s, math.inf, Was.POSSIBLE)
             noted.is_open = True
-            doubt.attempts.append(self._own.add(noted, now_s))
+            doubt.attempts.append(noted)
         self._left.doubted(delivery)
         delivery.may_be_executed = True
 
@@ -126,11 +125,7 @@ class Ladder:
 
     def delivered(self, attempt: Attempt) -> None:
         """Note a success, as what an entry of the log can come from."""
-        if not _leaves_entries(attempt.delivery.call):
-            return
-        now_s = self._clock.monotonic_s()
-        delivery = attempt.delivery
-        self._own.add(noted_of(delivery.call, delivery.partition, attempt.started_s, now_s, Was.CERTAIN), now_s)
+        self._inquiry.note(attempt.delivery, attempt.started_s, self._clock.monotonic_s(), Was.CERTAIN)
         if (doubt := attempt.delivery.doubt) is not None and doubt.says is LogSays.ABSENT:
             _set(doubt.attempts, Was.NOT)
 
@@ -193,6 +188,8 @@ class Ladder:
         doubt = delivery.doubt
         if doubt is None:
             return None
+        if doubt.is_earlier and self._inquiry.remembers(delivery):
+            return self._remembered(delivery, doubt)
         if doubt.says is None:
             self._read(delivery, doubt)
         stale_at_s = delivery.call.stale_at_s
@@ -210,7 +207,7 @@ class Ladder:
         """Ask the log about a call; the permit is used up or given back."""
         doubt = delivery.doubt
         assert doubt is not None  # noqa: S101  # `decide` has said so
-        brought = await self._log.look(delivery.call.uid, self._needed_from_s(delivery, doubt), permit)
+        brought = await self._log.look(delivery.call.uid, self._inquiry.needed_from_s(delivery, doubt), permit)
         later = self._after_look(delivery, doubt, brought)
         if later is not None:
             return later
@@ -225,7 +222,7 @@ class Ladder:
                 wait_s = self._look_in_s(delivery, doubt)
                 return Later(reasons.ASKING_THE_LOG, wait_s) if wait_s > 0 else Move.ASK_LOG
             case Move.DELIVERED:
-                self._found(delivery, doubt)
+                self._inquiry.note_found(delivery, doubt)
                 found = replace(doubt.failure, kind=OutcomeKind.DELIVERED, reason=reasons.FOUND_IN_LOG, text="")
                 return self._end(delivery, found, "found_in_log", maybe_executed=False)
             case Move.END:
@@ -267,36 +264,22 @@ class Ladder:
         self.ended(delivery)
         return replace(outcome, attempts=delivery.attempts, maybe_executed=maybe_executed)
 
-    def _found(self, delivery: Delivery, doubt: Doubt) -> None:
-        """Remember that the entry is this call's: it explains no other call."""
-        now_s = self._clock.monotonic_s()
-        if doubt.is_earlier:
-            self._note_earlier(delivery, doubt, Was.CERTAIN)
-            earlier = self._earlier.get(delivery.partition)
-            if earlier is None or earlier.recent is None or earlier.recent.has_suspects:
-                # It was in doubt before: the owner before us may have sent it again, and died before he could say so.
-                self._note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
-        elif len(doubt.attempts) == 1:
-            doubt.attempts[0].was = Was.CERTAIN
-            doubt.attempts[0].until_s = now_s
-
-    def _note_earlier(self, delivery: Delivery, doubt: Doubt, was: Was) -> Noted:
-        now_s = self._clock.monotonic_s()
-        to_monotonic_s = now_s - self._log.site_time.at(now_s)
-        from_s, until_s = self._span(delivery, doubt)
-        span = (from_s + to_monotonic_s, until_s + to_monotonic_s)
-        return self._own.add(noted_of(delivery.call, delivery.partition, *span, was), now_s)
+    def _remembered(self, delivery: Delivery, doubt: Doubt) -> Outcome:
+        """End a call that this process has itself made before, under an assignment whose last commits got lost."""
+        self._inquiry.note_remembered(delivery, doubt)
+        done = replace(doubt.failure, kind=OutcomeKind.DELIVERED, reason=reasons.REMEMBERED, text="")
+        return self._end(delivery, done, "remembered", maybe_executed=False)
 
     # --- the log ------------------------------------------------------------------------------------------------
 
     def _can_ask(self, delivery: Delivery) -> bool:
-        return _leaves_entries(delivery.call) and self._clock.monotonic_s() >= self._forbidden_until_s
+        return leaves_entries(delivery.call) and self._clock.monotonic_s() >= self._forbidden_until_s
 
     def _look_in_s(self, delivery: Delivery, doubt: Doubt) -> float:
         """Return the seconds until the log is to be asked: it must have settled, twice."""
         settle_s = self._settings.log_settle_s
         due_s = doubt.asked_from_s + settle_s
-        taken = [each.taken_s for each in self._usable(delivery, doubt) if each.taken_s >= due_s]
+        taken = [each.taken_s for each in self._inquiry.usable(delivery, doubt) if each.taken_s >= due_s]
         if taken:
             due_s = taken[-1] + settle_s / 2
         return max(0.0, max(due_s, doubt.look_not_before_s) - self._clock.monotonic_s())
@@ -335,21 +318,21 @@ class Ladder:
 
     def _undecided(self, delivery: Delivery, doubt: Doubt) -> None:
         doubt.says = LogSays.UNDECIDED
-        if doubt.is_earlier and _leaves_entries(delivery.call):
+        if doubt.is_earlier and leaves_entries(delivery.call):
             # The earlier process may have made it, more than once even: its entries must not be taken for others'.
-            self._note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
+            self._inquiry.note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
         self._count("log_cannot_tell")
 
     def _read(self, delivery: Delivery, doubt: Doubt) -> None:
         """Take from the answers so far what they say."""
-        if not _leaves_entries(delivery.call):
+        if not leaves_entries(delivery.call):
             return
-        seen = self._usable(delivery, doubt)
+        seen = self._inquiry.usable(delivery, doubt)
         if not seen:
             return
         settled_s = doubt.asked_from_s + self._settings.log_settle_s
         settled = [each for each in seen if each.taken_s >= settled_s]
-        says = self._weigh(delivery, doubt, seen[-1])
+        says = self._inquiry.says(delivery, doubt, seen[-1])
         if says is LogSays.THERE:
             doubt.says = says
         elif settled and says is LogSays.UNDECIDED:
@@ -357,81 +340,6 @@ class Ladder:
         elif len(settled) >= doubt.asks_needed and says is LogSays.ABSENT:
             doubt.says = says
             self._count("not_in_log")
-
-    def _usable(self, delivery: Delivery, doubt: Doubt) -> Sequence[Snapshot]:
-        needed_from_s = self._needed_from_s(delivery, doubt)
-        return [each for each in self._log.seen(delivery.call.uid) if each.from_s <= needed_from_s]
-
-    def _weigh(self, delivery: Delivery, doubt: Doubt, snapshot: Snapshot) -> LogSays:
-        call, at = delivery.call, self._log.site_time.at
-        mine = set(map(id, doubt.attempts))
-        points = call.params.get("points")
-        times = execution_times(snapshot.entries, call.params["action"], int(points) if points else None)
-        begun_s = self._since(delivery.partition) if doubt.is_earlier else doubt.attempts[0].from_s
-        if times is None or begun_s < self._log.site_time.steady_from_s:
-            return LogSays.UNDECIDED  # entries from before the site's clock was set have times that mean nothing now
-        others = [
-            _made(noted, call, at)
-            for noted in self._own.like(call)
-            if id(noted) not in mine and noted.from_s <= snapshot.taken_s
-        ]
-        is_head = self._left.is_head(delivery)
-        others += (made for earlier in self._earlier.values() for made in earlier.made_like(call, is_head=is_head))
-        from_s, until_s = self._span(delivery, doubt)
-        if not doubt.is_earlier:
-            until_s = at(snapshot.taken_s)
-        question = Question(
-            from_s,
-            until_s,
-            None if doubt.is_earlier else len(doubt.attempts),
-            others,
-            known_from_s=self._known_from_s(delivery, doubt),
-            is_shared=self._means.site.other_writers,
-        )
-        settled_s = at(snapshot.taken_s) - self._settings.log_settle_s
-        return weigh(question, times, seen_from_s=snapshot.from_s, settled_s=settled_s)
-
-    def _span(self, delivery: Delivery, doubt: Doubt) -> tuple[float, float]:
-        """Return between which times (site) the call was executed, if it was."""
-        at = self._log.site_time.at
-        now_s = self._clock.monotonic_s()
-        if not doubt.is_earlier:
-            return at(doubt.attempts[0].from_s), at(now_s)
-        since_s = at(self._since(delivery.partition))
-        # Where this process has attempted it, too, any of those may be the one.
-        until_s = at(now_s) if doubt.attempts or doubt.has_arrived else since_s
-        earlier = self._earlier.get(delivery.partition)
-        if earlier is not None and earlier.first_s is not None:
-            return earlier.first_s, until_s
-        if delivery.timestamp_ms < 0:
-            return since_s - _ANY_AGE_S, until_s
-        return min(delivery.timestamp_ms / 1000, since_s) - _RECORD_TIME_SLACK_S, until_s
-
-    def _known_from_s(self, delivery: Delivery, doubt: Doubt) -> float:
-        """Return from when on (site) all is known that can have written entries like this call's."""
-        at = self._log.site_time.at
-        complete_s = at(self._own.complete_from_s)
-        earlier = self._earlier.get(delivery.partition)
-        if earlier is not None and earlier.known_from_s is not None:
-            since_s = earlier.known_from_s
-            # What was noted here since the assignment must all be there still.
-            return since_s if self._own.complete_from_s <= earlier.since_s else max(since_s, complete_s)
-        if doubt.is_earlier:
-            return math.inf  # its other calls of that time are not known
-        return max(complete_s, at(self._since(delivery.partition)))
-
-    def _needed_from_s(self, delivery: Delivery, doubt: Doubt) -> float:
-        """Return from when on (site) the log is needed: also what may have written entries before has its say."""
-        from_s = self._span(delivery, doubt)[0]
-        earlier = self._earlier.get(delivery.partition)
-        if doubt.is_earlier and earlier is not None and earlier.known_from_s is not None:
-            from_s = min(from_s, earlier.known_from_s)
-        return from_s - 2 * SLACK_S
-
-    def _since(self, partition: TopicPartition) -> float:
-        """Return since when (monotonic) nobody but this process makes the partition's calls."""
-        earlier = self._earlier.get(partition)
-        return earlier.since_s if earlier is not None else self._began_s
 
     def _count(self, step: str) -> None:
         self._means.metrics.ambiguity_steps.labels(self._means.site.name, step).inc()
@@ -444,18 +352,9 @@ _STEPS = {
 }
 
 
-def _leaves_entries(call: Call) -> bool:
-    return call.method.settles is Settles.ACTIONS_LOG
-
-
 def _set(attempts: Sequence[Noted], was: Was) -> None:
     for noted in attempts:
         noted.was = was
-
-
-def _made(noted: Noted, call: Call, at: Callable[[float], float]) -> Made:
-    is_certain = noted.was is Was.CERTAIN and has_sure_points(noted, call)
-    return Made(at(noted.from_s), at(noted.until_s), is_certain, noted.is_many)
 
 
 def ladder_of(

@@ -96,9 +96,9 @@ class LeftBehind:
         if earlier.known_from_s is not None and needed_s < at(from_s) and self._own.complete_from_s <= earlier.since_s:
             # Hand on what the owner before had left, and add what we have made.
             recent = replace(_handed_on(earlier), until_s=at(now_s), first_s=first_s)
-            own = self._own.ended_since(partition, earlier.since_s)
-        else:
-            own = self._own.ended_since(partition, from_s + (recent.known_from_s or 0.0) - at(from_s))
+        # What is remembered of the time before the assignment is among them, however long ago it was executed.
+        own_from_s = (recent.known_from_s or 0.0) - at(0.0)
+        own = self._own.ended_since(partition, own_from_s, owned_since_s=earlier.since_s)
         recent = replace(recent, has_suspects=has_suspects)
         return encode(self._with(own, partition, recent), limit_characters)
 

@@ -6,15 +6,18 @@ must be known that could have written it, and from when on they are all known.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple, TypeVar
 
 from worker.delivery.evidence import SLACK_S
 from worker.gigya.calls import Call
-from worker.model import TopicPartition
+from worker.model import CallName, TopicPartition
 
+_Key = TypeVar("_Key")
 # Suspects are asked about within minutes after an assignment; until then what was made since must be remembered.
 KEPT_S = 600.0
 KEPT_CALLS = 50_000  # some 15 MB
@@ -28,24 +31,33 @@ class Was(Enum):
     NOT = 3
 
 
+class Place(NamedTuple):
+    """What makes a call this one and no other: a record's place, and which of its calls it is."""
+
+    partition: TopicPartition
+    offset: int
+    name: CallName
+
+
 @dataclass(slots=True, eq=False)
 class Noted:
     """One execution, or possible one. Times are monotonic."""
 
-    partition: TopicPartition
+    place: Place
     user: str
-    action: str
+    action: str  # empty: it leaves no entry in the log
     points: int | None
     from_s: float
     until_s: float
     was: Was
+    owned_since_s: float = -math.inf  # when the assignment began under which it was made
     noted_s: float = 0.0
     is_open: bool = False  # its call has not ended
     is_many: bool = False  # nobody knows how often
 
 
-def noted_of(call: Call, partition: TopicPartition, from_s: float, until_s: float, was: Was) -> Noted:
-    return Noted(partition, call.uid, call.params["action"], points_of(call), from_s, until_s, was)
+def noted_of(call: Call, place: Place, from_s: float, until_s: float, was: Was) -> Noted:
+    return Noted(place, call.uid, call.params.get("action", ""), points_of(call), from_s, until_s, was)
 
 
 def points_of(call: Call) -> int | None:
@@ -63,13 +75,15 @@ class OwnCalls:
         self._in_order: deque[Noted] = deque()
         self._by_user: dict[str, deque[Noted]] = {}
         self._by_partition: dict[TopicPartition, deque[Noted]] = {}
+        self._by_place: dict[Place, deque[Noted]] = {}
 
     def add(self, noted: Noted, now_s: float) -> Noted:
         """Remember it; `was` may be changed later."""
         noted.noted_s = now_s
         self._in_order.append(noted)
         self._by_user.setdefault(noted.user, deque()).append(noted)
-        self._by_partition.setdefault(noted.partition, deque()).append(noted)
+        self._by_partition.setdefault(noted.place.partition, deque()).append(noted)
+        self._by_place.setdefault(noted.place, deque()).append(noted)
         oldest = self._in_order[0]
         while oldest.noted_s < now_s - KEPT_S or len(self._in_order) > KEPT_CALLS:
             self._drop(self._in_order.popleft())
@@ -84,29 +98,39 @@ class OwnCalls:
             if noted.action == action and has_these_points and noted.was is not Was.NOT:
                 yield noted
 
-    def ended_since(self, partition: TopicPartition, from_s: float) -> list[Noted]:
+    def of(self, place: Place) -> Sequence[Noted]:
+        """Return what is known of one call, oldest first."""
+        return self._by_place.get(place, ())
+
+    def ended_since(self, partition: TopicPartition, from_s: float, *, owned_since_s: float) -> list[Noted]:
         """Return what may have been executed after `from_s` for calls of a partition that have ended, oldest first.
 
-        A little more rather than less: times that were the site's once are as exact as its clock is known.
+        Of the assignment that began at `owned_since_s`: who was owner before has told of his calls, or they have not
+        ended. A little more rather than less: times that were the site's once are as exact as its clock is known.
         """
+        from_s -= SLACK_S
         found = []
         for noted in reversed(self._by_partition.get(partition, ())):
-            if noted.noted_s < from_s:
+            if noted.noted_s < max(from_s, owned_since_s):
                 break
-            if not noted.is_open and noted.was is not Was.NOT and noted.until_s >= from_s - SLACK_S:
+            is_told = noted.action and not noted.is_open and noted.was is not Was.NOT
+            if is_told and noted.owned_since_s >= owned_since_s and noted.until_s >= from_s:
                 found.append(noted)
         return sorted(found, key=_until)
 
     def _drop(self, noted: Noted) -> None:
         self.complete_from_s = max(self.complete_from_s, noted.noted_s)
-        left = self._by_user[noted.user]
-        left.popleft()  # of a user's, too, it is the oldest
-        if not left:
-            del self._by_user[noted.user]
-        of_partition = self._by_partition[noted.partition]
-        of_partition.popleft()
-        if not of_partition:
-            del self._by_partition[noted.partition]
+        # Of a user's, a partition's and a call's, too, it is the oldest.
+        _drop_first(self._by_user, noted.user)
+        _drop_first(self._by_partition, noted.place.partition)
+        _drop_first(self._by_place, noted.place)
+
+
+def _drop_first(found: dict[_Key, deque[Noted]], key: _Key) -> None:
+    left = found[key]
+    left.popleft()
+    if not left:
+        del found[key]
 
 
 def _until(noted: Noted) -> float:

@@ -12,6 +12,7 @@ ACCEPTED_UNDECIDED = "accepted_undecided"
 SUSPECT = "suspect"
 ASKING_THE_LOG = "asking_the_log"
 FOUND_IN_LOG = "found_in_log"
+REMEMBERED = "remembered"
 UNDECIDED = "undecided"
 CLOCK_REFUSED = "clock_refused"
 OUTAGE = "outage"
@@ -48,6 +49,12 @@ _ROWS = (
         FOUND_IN_LOG,
         VerdictKind.OK,
         "Gigya's action log shows the call: it was executed, though its answer got lost.",
+        "Nothing to do.",
+    ),
+    ReasonRow(
+        REMEMBERED,
+        VerdictKind.OK,
+        "This process has made the call itself, and heard so, before it lost the partition; no commit told of it.",
         "Nothing to do.",
     ),
     ReasonRow(
