@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
+from worker.backfill.caps import ask_caps
 from worker.backfill.extent import Part, Standing, bounds_of, standing_of, survey
+from worker.backfill.plan import Plan, Prospect
+from worker.backfill.rates import rate_words
 from worker.backfill.report import Ended, Report
 from worker.backfill.tally import Pace, Tally
 from worker.backfill.wanted import Wanted
@@ -15,13 +20,20 @@ from worker.clock import Clock, SystemClock
 from worker.delivery.quota import QuotaState
 from worker.delivery.site_state import State
 from worker.errors import StartFailed
+from worker.gigya.sites import Site
+from worker.inspect.coverage import Caps
+from worker.inspect.request import Signatory
 from worker.kafka.bounded import BoundedSource
 from worker.kafka.client import check_cluster
 from worker.kafka.progress import RULES_DIGITS
+from worker.kafka.ranges import RangeReader, Span
 from worker.kafka.runs import commits_of
+from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import RuleSet
 from worker.metrics import Metrics
+from worker.model import TopicPartition
 from worker.pipeline import engine as engines
+from worker.pipeline.earlier import Done
 from worker.settings.rotation import KeyWatch
 from worker.settings.site_files import credentials_of
 from worker.settings.tree import Loaded, Settings
@@ -33,6 +45,7 @@ from worker.wiring import (
     open_admin,
     parts_of,
     run_until_told,
+    transport_of,
     user_marks,
     ways_out,
 )
@@ -42,6 +55,7 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 0.5
 # So long nothing is said of the group that is being joined: usually it takes a moment.
 PATIENCE_S = 3.0
+NOTHING_DONE = Done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,67 @@ async def standing(settings: Settings, errand: Errand) -> Standing:
     """Return how far the run has come. Raises StartFailed."""
     group = errand.group(settings)
     return standing_of(group, await commits_of(settings.kafka, group))
+
+
+async def plan(loaded: Loaded, rules: RuleSet, errand: Errand, *, show: Show) -> Prospect:
+    """Read the range, or what is left of it, and count what a run would do. Sends nothing. Raises StartFailed."""
+    settings, clock = errand.shadow(loaded.settings), SystemClock()
+    began_s = clock.monotonic_s()
+    before = await standing(loaded.settings, errand)
+    there = [] if before.has_begun else await survey(settings.kafka, errand.wanted)
+    spans = before.left() if before.has_begun else {part.partition: Span(part.begin, part.end) for part in there}
+    notes = [words for part in there for words in part.words()]
+    if before.is_finished:
+        notes.append("this run is finished; a second one on purpose needs a name of its own (--run-id)")
+    caps = await _caps(settings, clock)
+    known = {site: found for site, found in caps.items() if isinstance(found, Caps)}
+    plan = Plan(Mapper(rules), caps=known, rates_per_s=errand.rates_per_s, now_s=clock.now_s())
+    size, pace = sum(span.size for span in spans.values()), Pace()
+    async with RangeReader.opened(settings.kafka) as reader:
+        passed = dict.fromkeys(spans, 0)
+        async for batch in reader.read(spans):
+            partition = TopicPartition(batch[0].topic, batch[0].partition)
+            done = before.done.get(partition, NOTHING_DONE)
+            for record in batch:
+                if record.offset in done:
+                    plan.already_done += 1
+                else:
+                    plan.add(record)
+            passed[partition] = batch[-1].offset + 1 - spans[partition].begin
+            pace.note(clock.monotonic_s(), sum(passed.values()))
+            show(Sight(sum(passed.values()), size, plan.calls, 0, pace.left_s(size - sum(passed.values())), "planning"))
+            await clock.sleep(0)
+        notes += [f"{one}: retention deleted {count:,} offsets while it was read" for one, count in reader.lost.items()]
+    return Prospect(
+        run_id=errand.run_id,
+        plan=plan,
+        partitions=len(spans),
+        offsets=size,
+        behind=before.behind,
+        took_s=clock.monotonic_s() - began_s,
+        rates=rate_words(settings.sites, errand.rates_per_s),
+        caps_unknown={site: found for site, found in caps.items() if isinstance(found, str)},
+        signatories={
+            name: Signatory(Site.of(name, site), site.auth.mode, site.auth.user_key)
+            for name, site in settings.sites.items()
+        },
+        now_s=clock.now_s(),
+        notes=notes,
+    )
+
+
+async def _caps(settings: Settings, clock: Clock) -> dict[str, Caps | str]:
+    """Ask each site for its caps."""
+    found: dict[str, Caps | str] = {}
+    for name, site_settings in settings.sites.items():
+        site = Site.of(name, site_settings)
+        transport = transport_of(site, settings.delivery, clock)
+        try:
+            nonce = partial(secrets.token_hex, 16)
+            found[name] = await ask_caps(site, credentials_of(site_settings), transport, clock, nonce)
+        finally:
+            await transport.close()
+    return found
 
 
 async def run(

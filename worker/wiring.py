@@ -22,10 +22,11 @@ import structlog
 from worker import logs
 from worker.admin import AdminServer, View
 from worker.alarms import Alarms
-from worker.clock import SystemClock
+from worker.clock import Clock, SystemClock
 from worker.control import Control
 from worker.deadletters.record import worker_version
 from worker.deadletters.writer import DeadLetterWriter
+from worker.delivery.schedule import DeliverySettings
 from worker.delivery.sender import Sender
 from worker.delivery.transport import HttpTransport
 from worker.dry_run import DiscardedLetters, DryRun, DryRunSender
@@ -271,6 +272,17 @@ def _watchdog(
     )
 
 
+def transport_of(site: Site, delivery: DeliverySettings, clock: Clock) -> HttpTransport:
+    """Return a pool of connections to a site; whoever asks closes it."""
+    return HttpTransport(
+        clock,
+        connect_timeout_s=delivery.connect_timeout_s,
+        attempt_timeout_s=delivery.attempt_timeout_s,
+        max_connections=delivery.max_in_flight,
+        ca_file=site.ca_file,
+    )
+
+
 @asynccontextmanager
 async def open_senders(
     settings: Settings,
@@ -290,13 +302,7 @@ async def open_senders(
             site = Site.of(name, site_settings)
             if rates_per_s is not None:
                 site = replace(site, quota_per_s=rates_per_s[name])
-            transport = HttpTransport(
-                clock,
-                connect_timeout_s=delivery.connect_timeout_s,
-                attempt_timeout_s=delivery.attempt_timeout_s,
-                max_connections=delivery.max_in_flight,
-                ca_file=site.ca_file,
-            )
+            transport = transport_of(site, delivery, clock)
             pools.push_async_callback(transport.close)
             senders[name] = Sender(
                 site=site,

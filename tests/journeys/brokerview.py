@@ -39,13 +39,23 @@ class BrokerView:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
 
-    async def append(self, topic: str, events: Iterable[tuple[SampleEvent, Headers]]) -> list[Appended]:
-        """Append events by key (or to the partition an event names), and return where each of them is."""
+    async def append(
+        self, topic: str, events: Iterable[tuple[SampleEvent, Headers]], *, timestamp_ms: int | None = None
+    ) -> list[Appended]:
+        """Append events by key (or to the partition an event names), and return where each of them is.
+
+        `timestamp_ms`: when they are said to have been written; now, if it is None.
+        """
         appended: list[tuple[SampleEvent, Headers, asyncio.Future[Any]]] = []
         async with AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", linger_ms=5) as producer:
             for event, headers in events:
                 sent = await producer.send(
-                    topic, event.value, event.key, event.partition, headers=list(headers) or None
+                    topic,
+                    event.value,
+                    event.key,
+                    event.partition,
+                    timestamp_ms=timestamp_ms,
+                    headers=list(headers) or None,
                 )
                 appended.append((event, headers, sent))
             await producer.flush()

@@ -70,10 +70,12 @@ class Journey:
 
     # events
 
-    async def append(self, events: Iterable[SampleEvent]) -> list[Appended]:
+    async def append(self, events: Iterable[SampleEvent], *, timestamp_ms: int | None = None) -> list[Appended]:
         """Append events; bad ones get headers, because those must survive, too."""
         placed = await self.broker.append(
-            self.topic, ((event, _headers(event) if event.is_bad else ()) for event in events)
+            self.topic,
+            ((event, _headers(event) if event.is_bad else ()) for event in events),
+            timestamp_ms=timestamp_ms,
         )
         self.appended += placed
         return placed

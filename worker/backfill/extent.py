@@ -13,10 +13,11 @@ from worker.backfill.wanted import END, Wanted, time_text
 from worker.errors import StartFailed
 from worker.kafka.bounded import bounds_in
 from worker.kafka.membership import Position
-from worker.kafka.progress import Bounds, Unusable
+from worker.kafka.progress import Bounds, Unusable, decode_progress
 from worker.kafka.ranges import AtTime, RangeReader, Span
 from worker.kafka.settings import KafkaSettings
 from worker.model import TopicPartition
+from worker.pipeline.earlier import Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def part_of(partition: TopicPartition, there: There, wanted: Wanted) -> Part:
         return _by_offset(partition, there, wanted.offsets[partition])
     begin, oldest_ms = there.begin, None
     if wanted.from_ms is not None:
-        begin = there.log_end if there.at_from is None else there.at_from.offset
+        begin = there.end if there.at_from is None else there.at_from.offset
         if there.at_from is not None and begin == there.begin > 0:
             oldest_ms = there.at_from.timestamp_ms
     to_end = wanted.to_ms is None or there.at_to is None
@@ -132,6 +133,7 @@ class Standing:
     group: str
     bounds: Mapping[TopicPartition, Bounds]
     committed: Mapping[TopicPartition, int]
+    done: Mapping[TopicPartition, Done]  # above the committed offsets
 
     @property
     def has_begun(self) -> bool:
@@ -166,9 +168,10 @@ def standing_of(group: str, commits: Mapping[TopicPartition, Position]) -> Stand
     """Return how a run stands. Raises StartFailed where its group's offsets are not those of a backfill."""
     try:
         bounds = {partition: bounds_in(position) for partition, position in commits.items()}
+        done = {one: Done(decode_progress(at.metadata, at.offset).done) for one, at in commits.items()}
     except Unusable as error:
         raise StartFailed(
             f"the offsets of group {group} are not those of a backfill ({error}), so the range of this run is lost;"
             " leave that group alone, and begin another --run-id"
         ) from error
-    return Standing(group, bounds, {partition: position.offset for partition, position in commits.items()})
+    return Standing(group, bounds, {partition: position.offset for partition, position in commits.items()}, done)

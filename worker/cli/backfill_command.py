@@ -14,6 +14,7 @@ from worker.exits import CANCELLED, ENDED_EARLY, OK, UNBALANCED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.backfill.plan import Prospect
     from worker.backfill.report import Report
     from worker.backfill.wanted import Wanted
     from worker.backfill_app import Errand
@@ -74,6 +75,7 @@ Gap: TypeAlias = Annotated[
     bool, typer.Option("--accept-gap", help="Replay what there is of a range that is not whole any more.")
 ]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Make the calls.")]
+PlanOnly: TypeAlias = Annotated[bool, typer.Option("--plan", help="Show what a run would do; so without --yes.")]
 ReportFile: TypeAlias = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Also write the report there, as JSON.")
 ]
@@ -92,6 +94,7 @@ def backfill(
     rate: Rate = None,
     run_id: RunId = None,
     accept_gap: Gap = False,
+    plan: PlanOnly = False,
     yes: Yes = False,
     report: ReportFile = None,
     admin_port: AdminPort = 0,
@@ -105,6 +108,8 @@ def backfill(
     from worker.settings.site_files import secrets_of
     from worker.settings.tree import load, secret_values
 
+    if plan and yes:
+        raise typer.BadParameter("--plan shows, and --yes makes the calls: say one of them")
     loaded, ruleset = settings_and_rules(config, rules)
     settings = loaded.settings
     wanted = _wanted(settings, topic, from_, to, offsets, rules)
@@ -115,7 +120,7 @@ def backfill(
     logs.configure(secrets=secret_values(settings) | key_lines, level=level)
     errand = _errand(settings, wanted, run_id, rate, accept_gap=accept_gap, admin_port=admin_port)
     if not yes:
-        raise typer.Exit(_show_range(settings, errand))
+        raise typer.Exit(_plan(loaded, ruleset, errand, output))
     raise typer.Exit(_run(loaded, ruleset, errand, report, output, lambda: load(config)))
 
 
@@ -176,17 +181,17 @@ def _errand(
     return Errand(wanted, name, rates_of(settings.sites, rate), accept_gap=accept_gap, admin_port=admin_port)
 
 
-def _show_range(settings: Settings, errand: Errand) -> int:
+def _plan(loaded: Loaded, rules: RuleSet, errand: Errand, output: Output) -> int:
     import asyncio
 
-    from worker.backfill.extent import survey
+    from worker import backfill_app
+    from worker.cli.backfill_output import Screen, show_plan
 
-    parts = asyncio.run(survey(errand.shadow(settings).kafka, errand.wanted))
-    for part in parts:
-        print(f"{part.partition}  {part.begin:,} to {part.end:,}  {part.size:,} offsets")
-        for words in part.words():
-            print(f"  ! {words}")
-    print(f"run {errand.run_id}: nothing was sent; say --yes to make the calls")
+    async def work() -> Prospect:
+        with Screen(f"plan {errand.run_id}") as screen:
+            return await backfill_app.plan(loaded, rules, errand, show=screen)
+
+    show_plan(asyncio.run(work()), output)
     return OK
 
 

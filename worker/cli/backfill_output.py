@@ -8,10 +8,15 @@ import time
 from typing import TYPE_CHECKING
 
 from worker.cli.options import Output
+from worker.cli.problems import counted
+from worker.cli.try_output import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.progress import Progress, TaskID
 
+    from worker.backfill.plan import Prospect
     from worker.backfill.report import Report
     from worker.backfill_app import Sight
 
@@ -81,6 +86,56 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} days {whole % 86400 // 3600} h"
+
+
+def show_plan(prospect: Prospect, output: Output) -> None:
+    """Print the plan on standard output."""
+    match output:
+        case Output.TABLE:
+            for line in _plan_lines(prospect):
+                print(line)
+        case Output.JSON:
+            print(json.dumps(prospect.document(), ensure_ascii=False, indent=2))
+        case Output.JSONL:
+            print(json.dumps(prospect.document(), ensure_ascii=False))
+
+
+def _plan_lines(prospect: Prospect) -> Iterator[str]:
+    plan = prospect.plan
+    share = f"{plan.filtered / plan.records:8.1%}" if plan.records else ""
+    yield (
+        f"Plan of run {prospect.run_id} (read {counted(prospect.partitions, 'partition')},"
+        f" {counted(plan.records, 'record')} with {counted(plan.events, 'event')} in {prospect.took_s:.1f} s)"
+    )
+    yield from (f"  ! {note}" for note in prospect.notes)
+    if prospect.behind:
+        yield f"  done before           {prospect.behind:>9,} offsets, by earlier starts of this run"
+    yield f"  filtered              {plan.filtered:>9,}{share}"
+    actions = sorted(plan.actions.items(), key=lambda item: -item[1].calls)
+    sites = {site for site, _ in plan.actions}
+    of_actions = (f"{printable(f'{site} ' * (len(sites) > 1) + name)} {one.calls:,}" for (site, name), one in actions)
+    yield f"  calls                 {plan.calls:>9,}   {' · '.join(of_actions)}".rstrip()
+    yield f"  older than max_age    {plan.stale:>9,}   of these: they would not be made"
+    if prospect.caps_unknown:
+        why = "; ".join(f"site {site}: {text}" for site, text in prospect.caps_unknown.items())
+        yield f"  over a daily cap      not known: {why}"
+    else:
+        yield f"  over a daily cap      {plan.over_cap:>9,}   of these: the site would refuse them (400124)"
+    reasons = " · ".join(f"{reason} {count:,}" for reason, count in plan.dead.most_common())
+    yield f"  dead letters          {sum(plan.dead.values()):>9,}   {reasons}".rstrip()
+    yield f"  users                 {plan.users:>9,}   the busiest has {counted(plan.busiest, 'call')}"
+    undefined = "their order is not defined" if plan.spread else ""
+    yield f"  in several partitions {plan.spread:>9,}   {undefined}".rstrip()
+    took = "" if plan.duration_s is None else f", about {duration(plan.duration_s)}"
+    for site, rate in prospect.rates.items():
+        yield f"  site {site}: {rate}{took}"
+    for planned, request in prospect.requests():
+        yield f"  {planned.place}/{planned.offset}  rule {planned.call.name.rule}  {request.verb} {request.url}"
+        yield f"      {request.body}"
+    yield (
+        "Gigya has no event time: all of this counts as done today, for points of the last days and daily caps, on top"
+    )
+    yield "of what these users are granted today. Nothing was sent. The same command with --yes makes the calls."
 
 
 def show_report(report: Report, output: Output) -> None:
