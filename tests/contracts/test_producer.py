@@ -56,3 +56,30 @@ async def test_a_message_that_the_topic_never_takes_is_too_large_and_the_next_on
     await producer.stop()
     source = await started(scene.source([partition.topic], group))
     assert [record.value for record in await read_all(source, 1)] == [b"small"]
+
+
+async def test_after_one_that_is_too_large_the_next_ones_go_through_at_once(scene, started, group):
+    """With a producer that has written before: a broker refuses numbers of an idempotent one that leave a gap."""
+    (partition,) = await scene.topic(settings=COMPACT)
+    producer = scene.producer(partition.topic)
+    await producer.start()
+    await producer.send(partition.topic, b"first", b"small", [])
+    async with asyncio.timeout(5):
+        for number in range(3):
+            with pytest.raises(TooLarge):
+                await producer.send(partition.topic, b"large", b"x" * 5000, [])
+            await producer.send(partition.topic, b"%d" % number, b"small", [])
+    await producer.stop()
+    source = await started(scene.source([partition.topic], group))
+    assert [record.key for record in await read_all(source, 4)] == [b"first", b"0", b"1", b"2"]
+
+
+async def test_messages_that_fit_by_themselves_are_not_too_large_together(scene, started, group):
+    (partition,) = await scene.topic(settings=COMPACT)
+    producer = scene.producer(partition.topic)
+    await producer.start()
+    keys = [b"%d" % one for one in range(32)]
+    await asyncio.gather(*(producer.send(partition.topic, key, b"x" * 3000, []) for key in keys))
+    await producer.stop()
+    source = await started(scene.source([partition.topic], group))
+    assert sorted(record.key for record in await read_all(source, 32)) == sorted(keys)

@@ -84,7 +84,7 @@ class BrokerView:
 
     async def committed(self, group: str) -> dict[int, int]:
         """Return the offset of each partition that a group has committed (of one topic: the journeys have one)."""
-        async with self._admin() as admin, asyncio.timeout(READ_LIMIT_S):
+        async with self.admin() as admin, asyncio.timeout(READ_LIMIT_S):
             while True:
                 try:
                     offsets = await admin.list_consumer_group_offsets(group)
@@ -106,11 +106,11 @@ class BrokerView:
         return sorted(found, key=lambda commit: commit.at_s)
 
     async def delete_topics(self, topics: Sequence[str]) -> None:
-        async with self._admin() as admin:
+        async with self.admin() as admin:
             await asyncio.wait_for(admin.delete_topics(list(topics)), READ_LIMIT_S)
 
     async def _partitions_of(self, topic: str) -> list[int]:
-        async with self._admin() as admin:
+        async with self.admin() as admin:
             (description,) = await asyncio.wait_for(admin.describe_topics([topic]), READ_LIMIT_S)
             return sorted(partition["partition"] for partition in description["partitions"])
 
@@ -126,7 +126,7 @@ class BrokerView:
             await consumer.stop()
 
     @asynccontextmanager
-    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+    async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.contracts.harness import KafkaScene, Owner, read_all
+from tests.journeys.brokerview import BrokerView
 from worker.errors import WriteFailed
 from worker.kafka import source as source_module
 from worker.kafka.client import KafkaProducer
 from worker.kafka.source import CommitFailed, Position, SourceFailed
-from worker.sandbox.broker import LocalKafka
+from worker.sandbox.broker import LocalKafka, Topic, create_topics
 
 pytestmark = pytest.mark.broker
 
@@ -56,6 +57,51 @@ async def _until_committed(source, positions) -> None:
                 return await source.commit(positions)
             except CommitFailed:
                 await source.read((), max_records=1, timeout_s=0.2)
+
+
+async def test_a_clean_stop_in_the_middle_of_writes_costs_next_to_nothing_while_they_wait(kafka, fresh_name):
+    """The library alone asks for the new leader thousands of times a second, as long as a write waits for one."""
+    scene = KafkaScene(kafka.bootstrap(), fresh_name)
+    (partition,) = await scene.topic(settings={"cleanup.policy": "compact"})
+    producer = KafkaProducer(scene.settings(["unread"], "unread"), send_limit_s=6.0)
+    await producer.start()
+
+    async def write_until_it_fails() -> None:
+        with pytest.raises(WriteFailed):
+            while True:
+                await producer.send(partition.topic, b"k", b"v", [])
+
+    writing = [asyncio.create_task(write_until_it_fails()) for _ in range(8)]
+    await asyncio.to_thread(kafka.stop)
+    used_s = time.process_time()
+    await asyncio.sleep(3)
+    assert time.process_time() - used_s < 0.6  # of the 3 s a spin takes 2
+    assert any(not each.done() for each in writing)
+    await asyncio.gather(*writing)
+    await producer.stop()
+
+
+async def test_a_topic_that_is_deleted_is_named_as_the_reason_and_written_to_when_it_is_back(kafka, fresh_name):
+    scene = KafkaScene(kafka.bootstrap(), fresh_name)
+    (partition,) = await scene.topic(settings={"cleanup.policy": "compact"})
+    settings = scene.settings(["unread"], "unread").model_copy(update={"dead_letter_topic": partition.topic})
+    producer = KafkaProducer(settings, send_limit_s=2.0)
+    await producer.start()
+    await producer.send(partition.topic, b"k", b"1", [])
+    async with BrokerView(kafka.bootstrap()).admin() as admin:
+        await admin.delete_topics([partition.topic])
+    for _ in range(2):
+        with pytest.raises(WriteFailed, match=f"topic {partition.topic} is not there"):
+            await producer.send(partition.topic, b"k", b"2", [])
+    await create_topics(kafka.bootstrap(), [Topic.dead_letters(partition.topic)])
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await producer.send(partition.topic, b"k", b"3", [])
+                break
+            except WriteFailed:
+                continue
+    await producer.stop()
 
 
 async def test_a_clean_stop_of_the_broker_does_not_set_the_producer_spinning(kafka, fresh_name):

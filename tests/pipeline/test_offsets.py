@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.kafka.progress import Note
+from worker.kafka.progress import Note, decode_progress
 from worker.model import KafkaRecord, TopicPartition
+from worker.pipeline.earlier import Earlier
 from worker.pipeline.offsets import Offsets, PartitionProgress
 from worker.pipeline.tickets import Ticket
 
@@ -191,3 +192,53 @@ def test_any_finishing_order_never_skips_unfinished_work(data: st.DataObject) ->
             offsets.finish(left)
     for partition, offset in commit_of(offsets).items():
         assert offset == position[partition]
+
+
+def test_of_a_flood_of_letters_a_commit_names_a_hundred_and_the_next_ones_as_these_end() -> None:
+    offsets, progress = assigned()
+    dying = start(progress, *range(5_000))
+    for each in dying:
+        each.is_dying = True
+    written: list[int] = []
+    while progress.unfinished:
+        before = set(progress.unfinished)
+        named = offsets.acknowledged(offsets.due(NOTE))
+        assert 0 < len(named) <= 100
+        assert [each.offset for each in named] == sorted(before)[: len(named)]
+        for each in named:
+            assert offsets.finish(each)
+        written += [each.offset for each in named]
+    assert written == list(range(5_000))
+
+
+def test_what_may_be_written_already_stays_named_however_many_die_before_it() -> None:
+    offsets, progress = assigned()
+    tickets = start(progress, *range(0, 40_000, 10))  # more than a commit has room for
+    late = tickets[3_990:]
+    for each in late:
+        each.is_dying = True
+    assert offsets.acknowledged(offsets.due(NOTE)) == late  # their writes are under way from here on
+    for each in tickets[:3_990]:
+        each.is_dying = True
+        offsets.changed(each)
+    for _ in range(3):
+        (commit,) = offsets.due(NOTE).values()
+        told = decode_progress(commit.position.metadata, commit.position.offset)
+        assert {each.offset for each in late} <= {offset for offset, each in told.started.items() if each.has_letter}
+        offsets.acknowledged({P0: commit})
+        offsets.finish(tickets.pop(0))
+    assert sum(each.may_have_letter for each in progress.unfinished.values()) <= 100
+
+
+def test_records_with_a_letter_from_before_that_live_keep_no_other_from_being_named() -> None:
+    offsets = Offsets()
+    offsets.assign({P0: 0}, {P0: Earlier(0, suspect_below=500, letters_below=500, ignored="damaged")})
+    progress = offsets.get(P0)
+    assert progress is not None
+    tickets = start(progress, *range(600))
+    for each in tickets[:500]:
+        each.may_have_letter = True
+    tickets[550].is_dying = True
+    (commit,) = offsets.due(NOTE).values()
+    assert offsets.acknowledged({P0: commit}) == [tickets[550]]
+    assert list(decode_progress(commit.position.metadata, 0).started) == [550]  # the others stand below `letters_below`

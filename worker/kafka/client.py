@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -29,6 +29,8 @@ __all__ = [
 log = structlog.get_logger(__name__)
 
 SEND_LIMIT_S = 15.0
+# Between two questions for a partition's leader that were not answered.
+ASK_AGAIN_S = 0.25
 FLUSH_LIMIT_S = 0.2
 DISCARD_LIMIT_S = 2.0
 # Of the second the library says it when a login may write to no topic at all: it gets no place to write from.
@@ -36,7 +38,11 @@ MAY_NOT_WRITE = (kafka_errors.TopicAuthorizationFailedError, kafka_errors.Cluste
 
 
 class KafkaProducer:
-    """Writes messages that must not be lost: idempotent, acknowledged by all in-sync replicas. Use from one loop."""
+    """Writes messages that must not be lost: acknowledged by all in-sync replicas. Use from one loop.
+
+    Not "idempotent": whoever writes here writes the same again under the same key, which harms nothing. And the numbers
+    of an idempotent producer have a gap after a message that was too large; brokers then refuse all that follows.
+    """
 
     def __init__(self, settings: KafkaSettings, *, send_limit_s: float = SEND_LIMIT_S) -> None:
         self._settings = settings
@@ -75,9 +81,11 @@ class KafkaProducer:
             size = len(key) + len(value or b"") + sum(len(name) + len(text or b"") for name, text in headers)
             raise TooLarge(f"a message of {size} bytes is more than topic {topic} takes") from error
         except (kafka_errors.KafkaError, OSError) as error:
+            is_there = producer is None or topic in producer.client.cluster.topics()
             if producer is not None:
                 await self._give_up_on(producer)
-            raise WriteFailed(f"nothing could be written to topic {topic}: {await self._why(error)}") from error
+            reason = await self._why(error) if is_there or isinstance(error, MAY_NOT_WRITE) else _not_there(topic)
+            raise WriteFailed(f"nothing could be written to topic {topic}: {reason}") from error
 
     async def _why(self, error: BaseException) -> str:
         if isinstance(error, MAY_NOT_WRITE):
@@ -88,11 +96,13 @@ class KafkaProducer:
         producer = AIOKafkaProducer(
             **connection(self._settings),
             acks="all",
-            enable_idempotence=True,
+            # One message for each request: a topic's limit counts what comes together, too.
+            max_batch_size=1,
             # The broker knows what a topic takes; the library's own limit of 1 MB knows nothing of it.
             max_request_size=2**31 - 1,
             request_timeout_ms=int(self._send_limit_s * 1000),
         )
+        _ask_calmly(producer)
         try:
             await producer.start()
         except BaseException:
@@ -107,11 +117,42 @@ class KafkaProducer:
             return self._producer
 
     async def _give_up_on(self, producer: AIOKafkaProducer) -> None:
-        """Drop a producer that did not deliver: after a broker's clean stop it would spin and starve this process."""
+        """Drop a producer that did not deliver: what waits in it would be written late, after what is written next."""
         if self._producer is producer:
             self._producer = None
             log.warning("producer.replaced", topic=self._settings.dead_letter_topic)
             await _discard(producer)
+
+
+def _not_there(topic: str) -> str:
+    return f"topic {topic} is not there (any more): create it, purely compacted"
+
+
+def _ask_calmly(producer: AIOKafkaProducer) -> None:
+    """Let the library wait between two questions for a partition's leader.
+
+    It has no pause of its own there. After a broker's clean stop in the middle of a write it would ask thousands of
+    times a second, as long as the write has time left, and starve this process.
+    """
+    ask: Callable[[], asyncio.Future[bool]] = producer.client.force_metadata_update
+    loop = asyncio.get_running_loop()
+
+    def ask_calmly() -> asyncio.Future[bool]:
+        told: asyncio.Future[bool] = loop.create_future()
+
+        def tell(has_answer: bool) -> None:
+            if not told.done():
+                told.set_result(has_answer)
+
+        def answered(asked: asyncio.Future[bool]) -> None:
+            has_answer = not asked.cancelled() and asked.result()
+            loop.call_later(0.0 if has_answer else ASK_AGAIN_S, tell, has_answer)
+
+        # Asked at once: the library calls this also while it is being answered, and that is no further question.
+        ask().add_done_callback(answered)
+        return told
+
+    producer.client.force_metadata_update = ask_calmly
 
 
 async def _discard(producer: AIOKafkaProducer) -> None:

@@ -22,6 +22,9 @@ from worker.pipeline.horizon import Horizon
 from worker.pipeline.tickets import Ticket
 
 NOBODY = Earlier()
+# Records of one partition that a commit names as having, or about to have, a dead letter. All of them could be
+# thousands, made anew with every commit; and those that are written already must never be crowded out by new ones.
+NAMED_AT_ONCE = 100
 LeftBehind: TypeAlias = Callable[[TopicPartition, int, int], Mapping[str, str]]
 
 
@@ -132,12 +135,14 @@ class PartitionProgress:
         base = at = self.committable
         done: list[range] = []
         started: dict[int, Started] = {}
+        named = self._named()
         for offset, ticket in self.unfinished.items():
             if offset > at:
                 done.append(range(at, offset))
             at = offset + 1
-            if ticket.ended_calls or ticket.may_have_letter or ticket.is_dying or self.is_drained:
-                told = ticket.told(is_final=self.is_drained)
+            has_letter = offset in named
+            if ticket.ended_calls or has_letter or self.is_drained:
+                told = ticket.told(is_final=self.is_drained, has_letter=has_letter)
                 if told is not None:
                     started[offset] = told
         if at < self.position:
@@ -149,6 +154,17 @@ class PartitionProgress:
             done.append(run)
         started |= {offset: each for offset, each in earlier.started.items() if offset >= self.position}
         return Progress(base, horizon, earlier.letters_below, tuple(done), started, bounds=earlier.bounds)
+
+    def _named(self) -> set[int]:
+        """Return the offsets of which a commit says that there may be a dead letter, or will be when it has arrived.
+
+        Those below `letters_below` need no name. What an earlier owner named, and that lives, takes nobody's place.
+        """
+        dying = [ticket for ticket in self.unfinished.values() if ticket.is_dying]
+        new = [ticket.offset for ticket in dying if not ticket.may_have_letter]
+        below = self.earlier.letters_below
+        known = {offset for offset, ticket in self.unfinished.items() if ticket.may_have_letter and offset >= below}
+        return known.union(new[: max(0, NAMED_AT_ONCE - (len(dying) - len(new)))])
 
     def due(
         self,
@@ -173,7 +189,8 @@ class PartitionProgress:
         if (watermark, metadata) == (self.committed, self.metadata):
             self._state = state
             return None
-        dying = tuple(ticket for ticket in self.unfinished.values() if ticket.is_dying and _is_named(ticket, told))
+        named = (self.unfinished.get(offset) for offset, each in told.started.items() if each.has_letter)
+        dying = tuple(ticket for ticket in named if ticket is not None and ticket.is_dying)
         self.horizon.sent(horizon)
         self.metadata, self._state = "", ()  # whether it arrives or not: until that is known, another one is due
         return Commit(Position(watermark, metadata), self.epoch, horizon, dying, state)
@@ -327,8 +344,3 @@ class Offsets:
         for partition in partitions:
             if (progress := self._partitions.get(partition)) is not None:
                 yield progress
-
-
-def _is_named(ticket: Ticket, told: Progress) -> bool:
-    started = told.started.get(ticket.offset)
-    return ticket.offset < told.letters_below or (started is not None and started.has_letter)

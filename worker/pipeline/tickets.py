@@ -73,9 +73,10 @@ class Ticket:
         self.ended_calls += 1
         return all(outcome is not None for outcome in self.outcomes)
 
-    def told(self, *, is_final: bool) -> Started | None:
+    def told(self, *, is_final: bool, has_letter: bool) -> Started | None:
         """Return what a commit says of this unfinished record beside its offset; None: nothing.
 
+        `has_letter`: a dead letter of it may be in the topic, or may be written once this commit is acknowledged.
         `is_final`: no further attempt will be made, so that the calls that may have been executed are these and no
         others. Else they are all those below the horizon, and need not be named.
         """
@@ -85,7 +86,6 @@ class Ticket:
                 if marks[index] is Mark.OPEN and delivery is not None and _is_unsure(delivery):
                     marks[index] = Mark.SUSPECT
         calls = tuple(marks) if any(mark is not Mark.OPEN for mark in marks) else ()
-        has_letter = self.may_have_letter or self.is_dying
         return Started(self.rules_digest[:RULES_DIGITS], calls, has_letter) if calls or has_letter else None
 
     def blamed_call(self) -> int | None:
