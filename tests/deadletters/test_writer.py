@@ -40,7 +40,8 @@ class ScriptedProducer:
             if self.failures_left:
                 self.failures_left -= 1
                 raise WriteFailed("the broker did not answer within 10 s")
-            if len(value or b"") > self.max_bytes:
+            size = len(value or b"") if self.max_bytes >= 0 else 0  # below zero nothing at all is taken
+            if size > self.max_bytes:
                 raise TooLarge("the topic takes fewer bytes")
         finally:
             self.under_way -= 1
@@ -232,3 +233,75 @@ async def test_the_status_tells_since_when_and_what_to_do(desk: Desk) -> None:
     await task
     assert desk.writer.status().failing_since_s is None
     assert "writing, 0 waiting, 1 written" in repr(desk.writer)
+
+
+async def test_a_letter_of_which_even_a_reference_is_too_large_keeps_no_other_waiting(desk: Desk) -> None:
+    sent = desk.producer.send
+
+    async def send(topic: str, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], /) -> None:
+        if key == b"t/0/7" and desk.producer.max_bytes < 1_000_000:
+            raise TooLarge("the topic takes fewer bytes")
+        await sent(topic, key, value, headers)
+
+    desk.producer.send = send  # type: ignore[method-assign]
+    desk.producer.max_bytes = 100
+    with capture_logs() as logs:
+        large = asyncio.create_task(desk.writer.write(letter(7)))
+        for offset in range(20):
+            await desk.writer.write(letter(100 + offset))
+            await desk.clock.advance(3)
+        assert not large.done()
+        assert [line["event"] for line in logs] == ["dead_letter.too_large", "dead_letters.failing"]
+        assert desk.writer.status().reason == "dead_letter_too_large"
+        assert desk.counted("dead_letter_write_failures_total") < 15  # its own back-off, not theirs
+        desk.producer.max_bytes = 1_000_000
+        await desk.clock.advance(LONGEST_WAIT_S)
+        await large
+    assert logs[-1]["event"] == "dead_letters.recovered"
+    assert desk.producer.sent[-1][2] == b"UID-of-somebody"  # whole, now that there is room
+    assert desk.writer.status().reason == ""
+
+
+async def test_a_tombstone_waits_for_a_topic_that_takes_nothing(desk: Desk) -> None:
+    desk.producer.max_bytes = -1
+    task = asyncio.create_task(desk.writer.withdraw(letter(3).record))
+    await desk.clock.advance(100)
+    assert not task.done()
+    desk.producer.max_bytes = 10
+    await desk.clock.advance(LONGEST_WAIT_S)
+    await task
+    assert desk.producer.sent == [("t.dead", b"t/0/3", None, ())]
+
+
+async def test_a_write_that_fails_late_is_no_new_trouble_when_others_were_written_meanwhile(desk: Desk) -> None:
+    desk.producer.gate, desk.producer.failures_left = asyncio.Event(), 1
+    late = asyncio.create_task(desk.writer.write(letter(1)))
+    await settle()
+    gate, desk.producer.gate, desk.producer.failures_left = desk.producer.gate, None, 0
+    await desk.writer.write(letter(2))
+    desk.producer.failures_left = 1
+    with capture_logs() as logs:
+        gate.set()
+        await late
+    assert logs == []
+    assert desk.writer.status().failing_since_s is None
+
+
+async def test_one_of_two_partitions_that_takes_no_writes_is_told_though_the_other_does(desk: Desk) -> None:
+    async def send(topic: str, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], /) -> None:
+        await desk.clock.sleep(1)
+        if key == b"t/0/1":
+            raise WriteFailed("its leader is away")
+
+    desk.producer.send = send  # type: ignore[method-assign]
+    bad = asyncio.create_task(desk.writer.write(letter(1)))
+    with capture_logs() as logs:
+        for offset in range(2, 30):
+            task = asyncio.create_task(desk.writer.write(letter(offset)))
+            await desk.clock.advance(5)
+            await task
+        assert desk.writer.status().text == "its leader is away"
+    assert [line["event"] for line in logs] == ["dead_letters.failing"]
+    bad.cancel()
+    await asyncio.gather(bad, return_exceptions=True)
+    assert desk.writer.status().failing_since_s is None  # its record was given back: nothing waits here any more

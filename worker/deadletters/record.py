@@ -64,7 +64,7 @@ class Message(NamedTuple):
     """What is handed to a producer."""
 
     key: bytes
-    value: bytes
+    value: bytes | None  # None: a tombstone
     headers: tuple[tuple[str, bytes | None], ...]
 
 

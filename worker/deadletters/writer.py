@@ -2,7 +2,8 @@
 
 The offset of a record moves only after its letter is safe, so there is nothing to give up: a topic that refuses writes
 for an hour holds the records for an hour. All writes share one back-off: after a failure nobody asks the broker again
-before it has passed, and one success lets all go on.
+before it has passed, and one success lets all go on. A letter of which even a reference is too large has a back-off of
+its own: that is no reason for the others to wait. While one letter that has failed is not written, there is trouble.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from worker.clock import Clock, Timer
-from worker.deadletters.record import DeadLetter, as_reference, encode, key_of
+from worker.deadletters.record import DeadLetter, Message, as_reference, encode, key_of
 from worker.errors import TooLarge, WriteFailed
 from worker.metrics import Metrics
 from worker.model import Record, place
@@ -85,13 +86,15 @@ class DeadLetterWriter:
         self._may_try.set()
         self._timer: Timer | None = None
         self._failures = 0  # in a row, counted once for all writes that were under way together
+        self._successes = 0
+        self._failing: dict[bytes, WriteFailed | TooLarge] = {}  # by key: what has failed, and is not written since
         self._failing_since_s: float | None = None
-        self._trouble: WriteFailed | TooLarge | None = None
         self._waiting = 0
         self._written = 0
 
     def __repr__(self) -> str:
-        state = "writing" if self._trouble is None else f"failing: {self._trouble.reason}"
+        trouble = self._trouble
+        state = "writing" if trouble is None else f"failing: {trouble.reason}"
         return f"<DeadLetterWriter [{self._topic}, {state}, {self._waiting} waiting, {self._written} written]>"
 
     def status(self) -> WriterStatus:
@@ -107,6 +110,10 @@ class DeadLetterWriter:
             remedy=self._remedy(trouble) if trouble else "",
         )
 
+    @property
+    def _trouble(self) -> WriteFailed | TooLarge | None:
+        return next(reversed(self._failing.values()), None)
+
     async def write(self, letter: DeadLetter) -> None:
         """Return when the letter is acknowledged; never gives up.
 
@@ -115,7 +122,7 @@ class DeadLetterWriter:
         """
         if self._run_id:
             letter = replace(letter, run=self._run_id)
-        async with self._turn():
+        async with self._turn(letter.key):
             await self._write_until_acknowledged(letter)
         self._written += 1
         self._metrics.dead_letters.labels(letter.record.topic, letter.reason).inc()
@@ -126,58 +133,86 @@ class DeadLetterWriter:
         There may be no such letter: then the tombstone does nothing, and compaction removes it.
         """
         key = key_of(record, self._run_id)
-        async with self._turn():
-            while True:
-                await self._may_try.wait()
-                failures = self._failures
-                try:
-                    await self._producer.send(self._topic, key, None, ())
-                except (WriteFailed, TooLarge) as error:
-                    self._failed(error, failures)
-                else:
-                    self._succeeded()
-                    break
+        async with self._turn(key):
+            await self._withdraw_until_acknowledged(Message(key, None, ()))
         self._metrics.dead_letters_withdrawn.labels(record.topic).inc()
         log.info("dead_letter.withdrawn", topic=self._topic, record=place(record))
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _turn(self, key: bytes) -> AsyncIterator[None]:
         self._waiting += 1
         try:
             async with self._permits:
                 yield
         finally:
             self._waiting -= 1
+            self._failing.pop(key, None)  # its record may have been given back
+            if not self._failing:
+                self._failing_since_s = None
 
     async def _write_until_acknowledged(self, letter: DeadLetter) -> None:
-        message = encode(letter)
+        failures = 0
         while True:
-            await self._may_try.wait()
-            failures = self._failures
             try:
-                await self._producer.send(self._topic, message.key, message.value, message.headers)
-            except TooLarge as error:
-                if letter.reference is None:
-                    letter = as_reference(letter)
-                    message = encode(letter)
-                    self._say_that_it_is_a_reference(letter)
-                else:
-                    self._failed(error, failures)
-            except WriteFailed as error:
-                self._failed(error, failures)
-            else:
-                self._succeeded()
-                return
+                if await self._is_sent(encode(letter), failures):
+                    return
+            except TooLarge as whole_is_too_large:
+                reference = as_reference(letter)
+                self._say_that_it_is_a_reference(reference, failures)
+                try:
+                    if await self._is_sent(encode(reference), failures):
+                        return
+                except TooLarge:
+                    # And then as a whole again: whoever raises the limit may have made room for it.
+                    await self._put_off(letter.key, whole_is_too_large, failures)
+            failures += 1
 
-    def _failed(self, error: WriteFailed | TooLarge, failures_before: int) -> None:
-        self._metrics.dead_letter_write_failures.inc()
+    async def _withdraw_until_acknowledged(self, tombstone: Message) -> None:
+        failures = 0
+        while True:
+            try:
+                if await self._is_sent(tombstone, failures):
+                    return
+            except TooLarge as error:
+                await self._put_off(tombstone.key, error, failures)
+            failures += 1
+
+    async def _is_sent(self, message: Message, failures_before: int) -> bool:
+        """Send once, when the topic may be tried; say whether it was acknowledged. Raises TooLarge."""
+        await self._may_try.wait()
+        failures, successes = self._failures, self._successes
+        try:
+            await self._producer.send(self._topic, message.key, message.value, message.headers)
+        except WriteFailed as error:
+            self._metrics.dead_letter_write_failures.inc()
+            if successes == self._successes or failures_before:
+                self._failed(message.key, error, failures)
+            # Else others were written meanwhile: it is tried again at once, before anybody is alarmed.
+            return False
+        self._succeeded(message.key)
+        return True
+
+    def _failed(self, key: bytes, error: WriteFailed, failures_before: int) -> None:
+        self._note(key, error)
         if failures_before != self._failures:
             return  # another write that was under way with this one has already lengthened the wait
         self._failures += 1
-        longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._failures - 1, 16))
         self._may_try.clear()
-        self._timer = self._clock.call_later(longest_s * self._rng.uniform(0.5, 1.0), self._may_try.set)
-        if self._trouble is None:
+        self._timer = self._clock.call_later(self._pause_s(self._failures), self._may_try.set)
+
+    async def _put_off(self, key: bytes, error: TooLarge, failures_before: int) -> None:
+        self._metrics.dead_letter_write_failures.inc()
+        self._note(key, error)
+        await self._clock.sleep(self._pause_s(failures_before + 1))
+
+    def _pause_s(self, failures: int) -> float:
+        longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 16))
+        return longest_s * self._rng.uniform(0.5, 1.0)
+
+    def _note(self, key: bytes, error: WriteFailed | TooLarge) -> None:
+        is_first = not self._failing
+        self._failing[key] = error
+        if is_first:
             self._failing_since_s = self._clock.now_s()
             log.error(
                 "dead_letters.failing",
@@ -187,21 +222,24 @@ class DeadLetterWriter:
                 waiting=self._waiting,
                 remedy=self._remedy(error),
             )
-        self._trouble = error
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, key: bytes) -> None:
         self._failures = 0
+        self._successes += 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._may_try.set()
-        if self._trouble is not None and self._failing_since_s is not None:
+        was_failing = self._failing.pop(key, None) is not None
+        if was_failing and not self._failing and self._failing_since_s is not None:
             seconds = round(self._clock.now_s() - self._failing_since_s, 1)
             log.info("dead_letters.recovered", topic=self._topic, seconds=seconds, waiting=self._waiting)
-        self._trouble = self._failing_since_s = None
+            self._failing_since_s = None
 
-    def _say_that_it_is_a_reference(self, letter: DeadLetter) -> None:
+    def _say_that_it_is_a_reference(self, letter: DeadLetter, failures_before: int) -> None:
         # Once per letter, not per state: from here on the bytes exist only as long as the source topic keeps them.
+        if failures_before:
+            return
         reference = letter.reference
         log.warning(
             "dead_letter.too_large",
