@@ -17,6 +17,7 @@ from worker.pipeline.parking import Parked
 # ticket, its place in the offsets, its calls with their parameters and their places in the lanes. Rounded up.
 TICKET_BYTES = 1_000
 CALL_BYTES = 2_500
+HEADER_BYTES = 150  # the pair and its two objects
 _MARKS = {
     OutcomeKind.DELIVERED: Mark.DELIVERED,
     OutcomeKind.CAPPED: Mark.CAPPED,
@@ -63,7 +64,10 @@ class Ticket:
     def size_bytes(self) -> int:
         """Return about what this record occupies until it has ended."""
         record = self.record
-        return TICKET_BYTES + len(self.calls) * CALL_BYTES + 2 * len(record.value or b"") + len(record.key or b"")
+        size = TICKET_BYTES + len(self.calls) * CALL_BYTES + 2 * len(record.value or b"") + len(record.key or b"")
+        if record.headers:  # anybody can write a megabyte there
+            size += sum(HEADER_BYTES + len(name) + len(value or b"") for name, value in record.headers)
+        return size
 
     def call_ended(self, index: int, outcome: Outcome) -> bool:
         """Note the end of one call; return whether it was the last one."""
