@@ -47,7 +47,8 @@ class AdminSettings(BaseModel):
     token: SecretStr | None = None
     """What a POST must carry as `Authorization: Bearer`; without one no POST is accepted."""
     stuck_after_s: Annotated[float, Field(ge=30, le=86_400, json_schema_extra={"unit": "seconds"})] = 300.0
-    """Records held, no gate to blame, nothing finished for so long: /livez fails. Longer than an attempt takes."""
+    """Records held, no gate to blame, nothing finished for so long: /livez fails. Longer than an attempt takes. A run
+    with --until-end ends after so long of a site that is stopped, or dead letters that cannot be written."""
 
 
 class View(Protocol):

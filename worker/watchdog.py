@@ -187,5 +187,67 @@ class Watchdog:
         self._is_unbalanced = bool(imbalances)
 
 
+class Standstill:
+    """Ends a bounded run (`--until-end`, a backfill) that only an operator could help on.
+
+    A worker that runs for ever waits for ever: its alarms are heard. A bounded run stands in a script, which waits for
+    its exit code. An outage passes by itself, and a pause is meant; a site that is stopped and a dead-letter topic that
+    takes no writes are neither. After `limit_s` without the end of a single record the run drains and ends early.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        senders: Mapping[str, Gate],
+        letters: DeadLetterWriter,
+        ledger: Ledger,
+        clock: Clock,
+        limit_s: float,
+    ) -> None:
+        self._engine = engine
+        self._senders = senders
+        self._letters = letters
+        self._ledger = ledger
+        self._clock = clock
+        self._patience = Patience(limit_s)
+
+    async def run(self) -> None:
+        """Look until it has to give up; return when the engine was told to stop."""
+        while not self.look():
+            await self._clock.sleep(LOOK_EVERY_S)
+
+    def look(self) -> bool:
+        """Look once; say whether the run was given up."""
+        blamed = self._blamed()
+        has_records = any(self._engine.unfinished().values())
+        self._patience.look(
+            self._clock.monotonic_s(), finished=self._ledger.ends.total(), is_excused=not (blamed and has_records)
+        )
+        if not self._patience.is_over:
+            return False
+        log.error(
+            "run.cannot_go_on",
+            idle_s=round(self._patience.idle_s),
+            records_held=sum(self._engine.unfinished().values()),
+            because=blamed,
+            remedy="Mend what is named and run it again: it goes on where it stopped, and nothing is lost.",
+        )
+        self._engine.give_up()
+        return True
+
+    def _blamed(self) -> dict[str, str]:
+        """Return who has to be helped, and how."""
+        blamed = {}
+        for name, sender in self._senders.items():
+            status = sender.status()
+            if status.state is State.STOPPED:
+                blamed[f"site:{name}"] = f"{status.reason}: {status.remedy}"
+        letters = self._letters.status()
+        if letters.failing_since_s is not None:
+            blamed["dead_letters"] = f"{letters.reason}: {letters.remedy}"
+        return blamed
+
+
 def _lets_calls_through(status: SiteStatus) -> bool:
     return status.state is State.OPEN and not status.is_paused and status.permit_in_s <= 0

@@ -52,7 +52,7 @@ from worker.pipeline.source import Source
 from worker.reload import RulesReload
 from worker.settings.tree import Settings
 from worker.status import WorkerView
-from worker.watchdog import Watchdog
+from worker.watchdog import Standstill, Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -187,12 +187,15 @@ class Assembled:
     retention: Retention
     group_quota: GroupQuota
     live: Mapping[str, Sender]
+    standstill: Standstill | None  # of a bounded run
 
     def beside(self) -> dict[str, Coroutine[None, None, None]]:
         """Return what runs as long as the engine does, by name."""
         work: dict[str, Coroutine[None, None, None]] = {f"site-{name}": one.run() for name, one in self.live.items()}
         if self.group_quota.has_quotas:
             work["group-quota"] = self.group_quota.run()
+        if self.standstill is not None:
+            work["standstill"] = self.standstill.run()
         return work | {"watchdog": self.watchdog.run(), "retention": self.retention.run()}
 
 
@@ -252,7 +255,19 @@ def assembled(
         alarms=alarms,
         version=worker_version(),
     )
-    return Assembled(engine, view, control, watchdog, retention, group_quota, out.live)
+    standstill = _standstill(settings, parts, out, engine, clock) if until_end else None
+    return Assembled(engine, view, control, watchdog, retention, group_quota, out.live, standstill)
+
+
+def _standstill(settings: Settings, parts: Parts, out: WaysOut, engine: Engine, clock: SystemClock) -> Standstill:
+    return Standstill(
+        engine=engine,
+        senders=out.senders,
+        letters=parts.letters,
+        ledger=parts.ledger,
+        clock=clock,
+        limit_s=settings.admin.stuck_after_s,
+    )
 
 
 def _watchdog(

@@ -20,7 +20,8 @@ def run(
         typer.Option(
             "--until-end",
             help="Stop at the ends of the partitions as seen at start, print the ledger, and exit 3 if it does not "
-            "balance or 4 if something was left unfinished.",
+            "balance or 4 if something was left unfinished: the flood guard holds, or a site is stopped and nothing "
+            "has ended for admin.stuck_after_s.",
         ),
     ] = False,
     accept_gap: Annotated[

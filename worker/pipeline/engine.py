@@ -43,7 +43,7 @@ class Ended(StrEnum):
 
     STOPPED = "stopped"  # asked to
     REACHED_END = "reached_end"
-    HELD = "held"  # a bounded run that cannot go on: the flood guard, or records lost to retention
+    HELD = "held"  # a bounded run that cannot go on: the flood guard, records lost to retention, a site that is stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ class Engine:
         self._memories = memories or {}
         self._ends: Mapping[TopicPartition, int] = {}
         self._stop = asyncio.Event()
+        self._cannot_go_on = False
         self._turn = 0
         self._listen_again_s = 0.0
         self._newest_ends: Mapping[TopicPartition, int] = {}
@@ -127,6 +128,11 @@ class Engine:
         """Ask the engine to drain and come back. Safe to call twice, and from a signal handler."""
         self._stop.set()
         self._handler.changed.set()
+
+    def give_up(self) -> None:
+        """Stop a bounded run that cannot go on before somebody has acted."""
+        self._cannot_go_on = True
+        self.stop()
 
     async def run(self, ends: Mapping[TopicPartition, int] | None = None) -> Ended:
         """Run until asked to stop, or until `ends` are reached where they are given.
@@ -208,7 +214,7 @@ class Engine:
             for partition, records in batches.items():
                 self._receive(partition, records)
             self._pass_gaps(partition for partition in room if partition not in batches)
-        return Ended.STOPPED
+        return Ended.HELD if self._cannot_go_on else Ended.STOPPED
 
     async def _listen(self) -> None:
         """Read nothing, now and then: what the group met is told to who reads, and it goes on only after that."""
