@@ -262,6 +262,21 @@ _OF_SITES = (
         "tests/delivery/test_quota.py::test_a_request_that_hangs_before_it_is_written_counts_when_it_is_written",
     ),
     mutation(
+        "permits that are not written yet left out of the window",
+        f"{_DELIVERY}/quota.py",
+        "excess = len(written) + len(pending) - size + 1",
+        "excess = len(written) - size + 1",
+        "tests/delivery/test_quota_whatever_happens.py::TestQuotaWhateverHappens",
+    ),
+    mutation(
+        "a pace by the wall clock",
+        f"{_DELIVERY}/gate.py",
+        "not self.is_paused:\n            now_s = self._clock.monotonic_s()",
+        "not self.is_paused:\n            now_s = self._clock.now_s()",
+        "tests/delivery/test_quota_whatever_happens.py::"
+        "test_a_wall_clock_that_is_set_again_and_again_changes_nothing_of_the_pace",
+    ),
+    mutation(
         "idleness saved up for a burst",
         f"{_DELIVERY}/quota.py",
         "late_from_s = now_s - _CREDIT_S if waited else now_s",

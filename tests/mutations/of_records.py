@@ -11,6 +11,7 @@ _HANDLER, _LANES, _OFFSETS, _RESTARTS = (
     "tests/pipeline/test_offsets.py::",
     "tests/pipeline/test_restarts.py::",
 )
+_WHATEVER = "tests/pipeline/test_lanes_whatever_happens.py::test_whatever_happens_order_is_kept_and_no_call_is_lost"
 _EARLIER, _HORIZON, _PROGRESS = (
     "tests/pipeline/test_earlier.py::",
     "tests/pipeline/test_horizon.py::",
@@ -257,6 +258,34 @@ _OF_LANES = (
         "            lane.due_s = self._clock.monotonic_s() + later.wait_s\n",
         "            lane.due_s = self._clock.monotonic_s() + later.wait_s\n            lane.jobs.rotate(-1)\n",
         f"{_LANES}test_any_order_of_answers_keeps_every_users_order_and_loses_none[0]",
+    ),
+    mutation(
+        "a call that is dropped and still counted as ready",
+        f"{_PIPELINE}/lanes.py",
+        "        if lane.state is _State.READY and (not kept or kept[0] is not head):\n",
+        "        if False:\n",
+        _WHATEVER,
+    ),
+    mutation(
+        "a release that comes too early forgotten",
+        f"{_PIPELINE}/lanes.py",
+        "            lane.released_early = True\n",
+        "            pass\n",
+        f"{_LANES}test_a_release_that_comes_before_the_hold_is_not_lost",
+    ),
+    mutation(
+        "a lane that waits for a horizon never found again",
+        f"{_PIPELINE}/lanes.py",
+        "if lane in site.behind and lane.jobs[0].ticket.offset == offset:",
+        "if lane in site.behind and offset % 2:",
+        _WHATEVER,
+    ),
+    mutation(
+        "the timer of a call that was dropped wakes the next one of its user too early",
+        f"{_PIPELINE}/lanes.py",
+        "            lane.stop_timer()\n            self._make_ready(site, lane)\n",
+        "            self._make_ready(site, lane)\n",
+        f"{_LANES}test_the_pause_of_a_call_that_was_dropped_does_not_shorten_the_next_ones",
     ),
     mutation(
         "the result of a void record heard",

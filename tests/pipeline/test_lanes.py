@@ -233,6 +233,22 @@ async def test_a_result_that_comes_after_revocation_is_not_reported() -> None:
         assert house.sender.in_flight == [("u1", 7)]
 
 
+async def test_the_pause_of_a_call_that_was_dropped_does_not_shorten_the_next_ones() -> None:
+    async with running(House()) as house:
+        first = house.join("u1", 0)
+        house.join("u1", 1)
+        await settle()
+        house.sender.answer("u1", Later("server_error", 2.0))
+        await house.clock.advance(1.0)
+        house.lanes.withdraw(first.ticket)  # parked
+        await settle()
+        house.sender.answer("u1", Later("server_error", 10.0))
+        await house.clock.advance(9.0)
+        assert house.sender.in_flight == []
+        await house.clock.advance(2.0)
+        assert house.sender.in_flight == [("u1", 1)]
+
+
 async def test_forgetting_one_partition_keeps_the_same_users_calls_of_another() -> None:
     async with running(House(max_in_flight=1)) as house:
         house.join("blocker", 0, P1)
