@@ -195,17 +195,8 @@ _OF_LETTERS = (
     mutation(
         "a dead letter given up after a failed write",
         "worker/deadletters/writer.py",
-        """            except WriteFailed as error:
-                self._failed(error, failures)
-            else:
-                self._succeeded()
-                return""",
-        """            except WriteFailed as error:
-                self._failed(error, failures)
-                return
-            else:
-                self._succeeded()
-                return""",
+        "            return False\n        self._succeeded(message.key)",
+        "            return True\n        self._succeeded(message.key)",
         "tests/deadletters/test_writer.py::test_a_write_that_fails_for_an_hour_is_written_after_it",
     ),
     mutation(
