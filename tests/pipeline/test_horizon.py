@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 from worker.pipeline.horizon import FEWEST, Horizon
 
 
-def committed(horizon: Horizon, waiting: list[int], position: int, now_s: float) -> int:
-    proposed = horizon.propose(waiting, position, now_s)
+def committed(
+    horizon: Horizon, unfinished: list[int], position: int, now_s: float, waiting: list[int] | None = None
+) -> int:
+    """Commit; all that is unfinished above the horizon waits for nothing else, unless `waiting` says so."""
+    waiting = [offset for offset in unfinished if offset >= horizon.below] if waiting is None else waiting
+    proposed = horizon.propose(((offset, 1) for offset in unfinished), waiting, position, now_s)
     horizon.sent(proposed)
     horizon.acknowledged(proposed)
     return proposed
@@ -46,17 +50,28 @@ def test_a_fast_reader_gets_seconds_worth_of_offsets_and_a_slow_one_few() -> Non
 
 def test_in_a_backlog_it_lets_seconds_worth_of_calls_through_and_not_what_was_read() -> None:
     horizon = Horizon(0, 0, 0.0)
-    waiting = list(range(10_000))
+    unfinished = list(range(10_000))
     for second in range(1, 20):
         for _ in range(50):
-            if horizon.ready:
-                horizon.ready -= 1
+            if unfinished[0] < horizon.below:
+                del unfinished[0]
                 horizon.has_begun()
-        below = committed(horizon, waiting, 10_000, float(second))
-        horizon.ready += sum(offset < below for offset in waiting)
-        waiting = [offset for offset in waiting if offset >= below]
-    assert 100 <= horizon.ready <= 200
+        committed(horizon, unfinished, 10_000, float(second))
+    assert 100 <= horizon.below - unfinished[0] <= 200
     assert horizon.below < 2000
+
+
+def test_few_users_with_many_calls_are_a_backlog_too() -> None:
+    """Only the first call of each user waits for the horizon; what was read is not to be suspect for that."""
+    horizon = Horizon(0, 0, 0.0)
+    for _ in range(5):
+        committed(horizon, list(range(10_000)), 10_000, 0.01, waiting=[horizon.below, horizon.below + 1])
+    assert horizon.below == FEWEST
+
+
+def test_a_record_of_many_calls_counts_as_many() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    assert horizon.propose([(7, 20), (9, 20), (11, 20)], [], 1000, 0.0) == 10
 
 
 def test_half_of_what_was_let_through_makes_the_next_one_due() -> None:
@@ -65,17 +80,23 @@ def test_half_of_what_was_let_through_makes_the_next_one_due() -> None:
     assert [horizon.has_begun() for _ in range(FEWEST)].index(True) == FEWEST // 2 - 1
 
 
-def test_calls_that_wait_for_nothing_else_are_let_through_in_doubling_numbers() -> None:
+def test_where_calls_below_it_cannot_go_on_others_are_let_through_in_doubling_numbers() -> None:
     horizon = Horizon(0, 0, 0.0)
-    waiting = list(range(10_000))
+    unfinished = list(range(10_000))
     passed = []
     for _ in range(6):
+        before = horizon.below
         horizon.ran_short()
-        below = committed(horizon, waiting, 10_000, 0.01)
-        passed.append(sum(offset < below for offset in waiting))
-        horizon.ready += passed[-1]  # of a site that admits nobody
-        waiting = [offset for offset in waiting if offset >= below]
+        passed.append(committed(horizon, unfinished, 10_000, 0.01) - before)
     assert passed == [64, 128, 256, 512, 1024, 2048]
+
+
+def test_nobody_is_let_through_beyond_the_last_that_waits() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    for _ in range(6):
+        horizon.ran_short()
+        committed(horizon, list(range(10_000)), 10_000, 0.01, waiting=[40, 90])
+    assert horizon.below == 91
 
 
 def test_while_a_lower_one_is_under_way_it_counts_and_while_a_higher_one_is_the_old_one_does() -> None:
@@ -99,7 +120,6 @@ def test_nothing_is_ever_attempted_that_the_group_may_not_know_of(steps: list[tu
         nonlocal waiting
         ready.extend(offset for offset in waiting if offset < horizon.below)
         waiting = [offset for offset in waiting if offset >= horizon.below]
-        horizon.ready = len(ready)
 
     for what, number in steps:
         now_s += 0.05
@@ -114,7 +134,7 @@ def test_nothing_is_ever_attempted_that_the_group_may_not_know_of(steps: list[tu
         elif what == "short":
             horizon.ran_short()
         else:
-            proposed = horizon.propose(waiting, position, now_s)
+            proposed = horizon.propose(((offset, 1) for offset in (*ready, *waiting)), waiting, position, now_s)
             horizon.sent(proposed)
             stored.add(proposed)
             if what == "commit":

@@ -271,6 +271,29 @@ async def test_a_clean_stop_names_the_call_that_nobody_could_decide_and_it_is_as
     assert world.executed_twice() == {}
 
 
+async def test_a_suspect_that_was_named_is_still_one_after_an_owner_that_never_came_to_it() -> None:
+    """He commits a horizon before it, since more than enough calls stand before it."""
+    world = Restarts()
+    world.site.blocked = {f"blocked{number}" for number in range(60)}
+    world.site.answer = lambda delivery: Later("timeout", 1000.0)
+    world.append(*sorted(world.site.blocked), "unsure")
+    first = world.start()
+    await world.until(lambda: bool(world.site.attempted))
+    world.site.executed = [("unsure", world.partitions[0], 60)]
+    await world.clock.advance(2)
+    await world.stop(first)
+    second = world.start()
+    second.sender.admit = asyncio.Event().wait
+    await world.clock.advance(3)
+    assert decode_progress(world.cluster.committed[GROUP, world.partitions[0]].metadata, 0).horizon <= 60
+    await world.crash(second)
+    world.site.blocked.clear()
+    world.site.answer = lambda delivery: DELIVERED
+    third = world.start(until_end=True)
+    assert await world.finish(third.task) is Ended.REACHED_END
+    assert world.executed_twice() == {}
+
+
 async def test_after_a_crash_in_a_backlog_only_some_seconds_worth_of_calls_is_suspect() -> None:
     world = Restarts()
     world.site.latency_s = lambda: 0.5  # 50 in flight at twice that: 50 calls a second

@@ -193,6 +193,7 @@ class Handler:
             ticket.deliveries[index] = delivery
             queue.join(Job(delivery, ticket, index))
         if suspects:
+            ticket.has_suspects = True
             self._metrics.suspects.labels(progress.partition.topic).inc(suspects)
         if is_ended:
             self._conclude(ticket)

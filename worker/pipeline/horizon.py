@@ -2,17 +2,18 @@
 
 Every commit says a *horizon*; no call of a record at or above it is attempted before a commit with a higher one is
 acknowledged. What is unfinished below it after a crash is suspect, and asking about a suspect costs requests. So the
-horizon is as near as it can be without being waited for: while calls queue, it is counted in calls, some seconds' worth
-of them; while they do not, in offsets ahead of the reading position.
+horizon is as near as it can be without being waited for: where calls queue, it is counted in calls, some seconds' worth
+of them; where they do not, in offsets ahead of the reading position.
 
-    position                    waiting (calls behind the horizon)         the next horizon
-    few are waiting             ...                                        position + AHEAD_S at the pace of reading
-    many are waiting            1010 1012 1013 1040 1041 ...               behind the n-th: AHEAD_S at the pace of calls
+    unfinished                                    the next horizon
+    few calls                                     position + AHEAD_S at the pace of reading
+    many: 1010 1012 1013 1040 1041 ...            behind the n-th call: AHEAD_S at the pace of calls
+    ... and all of these wait for something       behind the k-th that waits for nothing but the horizon
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 AHEAD_S = 3.0  # a commit is made every second, and earlier when half of this is used up
 FEWEST = 32  # calls, or offsets, at any pace: what is asked about after a crash at the least
@@ -35,18 +36,16 @@ class Horizon:
         "_push",
         "_was_short",
         "below",
-        "ready",
         "renew_at",
     )
 
     def __init__(self, below: int, position: int, now_s: float) -> None:
         self.below = below  # calls of records below it may be attempted
         self.renew_at = position  # a call of a record at or above it makes a commit due; once
-        self.ready = 0  # calls that may be attempted and wait for their turn; counted by the lanes
         self._begun = 0  # attempts since `_looked_s`
         self._let_through = 0  # attempts since the last proposal
         self._half = 0  # so many of them make a commit due; 0 while the horizon is counted in offsets
-        self._push = FEWEST
+        self._push = 0
         self._was_short = False
         self._looked_s = now_s
         self._position = position  # at `_looked_s`
@@ -54,7 +53,7 @@ class Horizon:
         self._offsets_per_s = 0.0
 
     def __repr__(self) -> str:
-        return f"<Horizon below {self.below}, {self.ready} ready>"
+        return f"<Horizon below {self.below}>"
 
     def has_begun(self) -> bool:
         """Note an attempt; return whether the horizon should be renewed now: half of what it let through is used up."""
@@ -73,21 +72,30 @@ class Horizon:
         """Note that calls could have been attempted, but for the horizon."""
         self._was_short = True
 
-    def propose(self, waiting: Sequence[int], position: int, now_s: float) -> int:
-        """Return the horizon of the next commit. `waiting`: offsets of the calls behind the present one, ascending.
+    def propose(
+        self, unfinished: Iterable[tuple[int, int]], waiting: Sequence[int], position: int, now_s: float
+    ) -> int:
+        """Return the horizon of the next commit; never one that something may have been attempted at or above.
 
-        It may be lower than the present one, but never so low that something has been attempted at or above it.
+        `unfinished`: offset and number of calls of each unfinished record, ascending. `waiting`: the offsets of the
+        calls that nothing but the present horizon keeps from being attempted, ascending.
         """
         self._look(position, now_s)
         enough = max(FEWEST, int(self._calls_per_s * AHEAD_S))
         ahead = max(FEWEST, int(self._offsets_per_s * AHEAD_S))
-        # Short of calls: twice as many each time. What is ready may be of another site, which admits nobody.
-        more = max(enough, 2 * self._push) if self._was_short else enough - self.ready
-        self._push = max(enough, more)
-        self._let_through, self._was_short = 0, False
-        if len(waiting) >= more:
+        behind = _behind(unfinished, enough)
+        self._let_through = 0
+        if self._was_short:
+            # Those that were let through cannot go on, each for a reason of its own: twice as many each time.
+            self._push = 2 * max(FEWEST, self._push)
+            self._was_short = False
+            if waiting:
+                behind = max(behind or 0, waiting[: self._push][-1] + 1)
+        else:
+            self._push = 0
+        if behind is not None:
             self._half, self.renew_at = (enough + 1) // 2, NEVER
-            return waiting[more - 1] + 1 if more > 0 else self.below
+            return max(self.below, behind)
         self._half = 0
         # One that is high enough is kept: a commit that changes nothing need not be made.
         is_kept = position + ahead // 2 <= self.below <= position + 4 * ahead
@@ -113,3 +121,12 @@ class Horizon:
     def acknowledged(self, proposed: int) -> None:
         """Note that the group's commit says this horizon now."""
         self.below = proposed
+
+
+def _behind(unfinished: Iterable[tuple[int, int]], enough: int) -> int | None:
+    """Return the offset behind the record with the so manieth call; None: there are fewer."""
+    for offset, calls in unfinished:
+        enough -= calls
+        if enough <= 0:
+            return offset + 1
+    return None

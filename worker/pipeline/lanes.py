@@ -325,22 +325,14 @@ class Lanes:
                 site.behind.add(lane)
                 insort(known.behind, _Behind(ticket.offset, site, lane), key=_offset_of)
                 return
-            known.horizon.ready += 1
         lane.state = _State.READY
         site.ready.append(lane)
         site.wake.set()
 
     def _has_begun(self, job: Job) -> None:
         known = self._horizons.get(job.ticket.partition)
-        if known is not None:
-            known.horizon.ready -= 1
-            if known.horizon.has_begun():
-                self.renew()
-
-    def _is_ready_no_more(self, job: Job) -> None:
-        known = self._horizons.get(job.ticket.partition)
-        if known is not None:
-            known.horizon.ready -= 1
+        if known is not None and known.horizon.has_begun():
+            self.renew()
 
     def _ran_short(self) -> None:
         """Note that calls wait for nothing but a commit."""
@@ -434,8 +426,6 @@ class Lanes:
         for job in dropped:
             self._uncount(site, job)
         lane.jobs = kept
-        if lane.state is _State.READY and (not kept or kept[0] is not head):
-            self._is_ready_no_more(head)
         if not kept:
             site.behind.discard(lane)
             lane.stop_timer()

@@ -141,8 +141,10 @@ class PartitionProgress:
                 done.append(range(at, offset))
             at = offset + 1
             has_letter = offset in named
-            if ticket.ended_calls or has_letter or self.is_drained:
-                told = ticket.told(is_final=self.is_drained, has_letter=has_letter)
+            # What was suspect before and lies behind our horizon has not been decided: it is named, as it was to us.
+            is_final = self.is_drained or (ticket.has_suspects and offset >= horizon)
+            if ticket.ended_calls or has_letter or is_final:
+                told = ticket.told(is_final=is_final, has_letter=has_letter)
                 if told is not None:
                     started[offset] = told
         if at < self.position:
@@ -181,7 +183,9 @@ class PartitionProgress:
             # and has not been read yet is known by the horizon alone.
             horizon = self._earlier_horizon if self.position < self._earlier_horizon else watermark
         else:
-            horizon = max(self.horizon.propose(waiting(self.partition), self.position, now_s), self._earlier_horizon)
+            calls = ((offset, len(ticket.calls) - ticket.ended_calls) for offset, ticket in self.unfinished.items())
+            proposed = self.horizon.propose(calls, waiting(self.partition), self.position, now_s)
+            horizon = max(proposed, self._earlier_horizon)
         state = (self._changes, watermark, self.position, horizon, self.is_drained, note, left_serial)
         if state == self._state:
             return None

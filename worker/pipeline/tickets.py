@@ -51,6 +51,7 @@ class Ticket:
     deliveries: list[Delivery | None] = field(default_factory=list)  # one place per call; None: it had ended before
     ended_calls: int = 0
     may_have_letter: bool = False  # a dead letter of it may be in the topic: the group's commit says so
+    has_suspects: bool = False  # an earlier process may have made some of its calls
     is_dying: bool = False  # it is to become a dead letter
     is_ended: bool = False
     is_void: bool = False  # its partition was revoked: whatever comes back for it is ignored
@@ -81,8 +82,8 @@ class Ticket:
         """Return what a commit says of this unfinished record beside its offset; None: nothing.
 
         `has_letter`: a dead letter of it may be in the topic, or may be written once this commit is acknowledged.
-        `is_final`: no further attempt will be made, so that the calls that may have been executed are these and no
-        others. Else they are all those below the horizon, and need not be named.
+        `is_final`: no attempt will be made before the next commit, so that the calls that may have been executed are
+        these and no others. Else they are all those below the horizon, and need not be named.
         """
         marks = [_mark(outcome) for outcome in self.outcomes]
         if is_final:
