@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.delivery.fakes import Scene
 from tests.pipeline.fakes import MemoryLetters, ScriptedSender, TableMapper, call, commit_when_due, delivered
 from worker.clock import ManualClock, settle
 from worker.delivery.deliveries import Later
@@ -29,10 +30,10 @@ def decode(record: Record) -> tuple[Event, ...]:
 
 
 class House:
-    """Handler and lanes, running, over a sender whose attempts end when the test says so."""
+    """Handler and lanes, running, over a sender whose attempts end when the test says so; or over a scene's."""
 
-    def __init__(self, **limits: float) -> None:
-        self.clock = ManualClock()
+    def __init__(self, scene: Scene | None = None, **limits: float) -> None:
+        self.clock = scene.clock if scene is not None else ManualClock()
         self.offsets, self.ledger = Offsets(), Ledger()
         self.letters = MemoryLetters()
         self.sender = ScriptedSender()
@@ -55,7 +56,8 @@ class House:
             metrics=Metrics(),
             user_mark=lambda site, uid: "0123456789ab",
         )
-        self.lanes = Lanes({"main": self.sender}, max_in_flight=10, clock=self.clock, ended=self.handler.call_ended)
+        sender = scene.sender if scene is not None else self.sender
+        self.lanes = Lanes({"main": sender}, max_in_flight=10, clock=self.clock, ended=self.handler.call_ended)
         self.handler.queue = self.lanes
         self.offsets.assign({P0: 0})
         self.ledger.assigned(P0, self.progress.epoch)
