@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from structlog.testing import capture_logs
 
 from tests.delivery.fakes import make_scene, reply
 from tests.pipeline.test_parking import P0, House, running
 from worker.alarms import Alarms
 from worker.clock import ManualClock
-from worker.kafka.retention import Retention, _retention_s
+from worker.kafka.retention import Kept, Retention, kept_by
 from worker.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +80,7 @@ class Scrape:
         self.retention = Retention(["user-events"], dict, house.clock)  # type: ignore[arg-type]
         self.retention.seconds["user-events"] = retention_s
         self.scene = make_scene(reply(400093))
+        self.end: int | None = None
         self.alarms = Alarms(
             offsets=house.offsets,
             ledger=house.ledger,
@@ -86,6 +88,7 @@ class Scrape:
             retention=self.retention,
             quota_shares=lambda: {"main": 0.25},
             lease_valid_until_s=lambda: house.clock.monotonic_s() + 33.0,
+            end_of=lambda _: self.end,
             clock=house.clock,
             metrics=self.metrics,
         )
@@ -93,6 +96,10 @@ class Scrape:
     def value(self, name: str, **labels: str) -> float | None:
         self.alarms.set_gauges()
         return self.metrics.registry.get_sample_value(f"gigya_worker_{name}", labels)
+
+    @property
+    def filled(self) -> float | None:
+        return self.value("retention_bytes_ratio", topic="user-events", partition="0")
 
     @property
     def ratio(self) -> float | None:
@@ -173,24 +180,43 @@ async def test_the_tasks_of_the_event_loop_are_counted_so_that_a_leak_can_be_see
 
 
 @pytest.mark.parametrize(
-    ("config", "seconds"),
+    ("config", "seconds", "size_bytes"),
     [
-        ({"cleanup.policy": "delete", "retention.ms": "604800000"}, 604_800.0),
-        ({"cleanup.policy": "compact,delete", "retention.ms": "1000"}, 1.0),
-        ({"cleanup.policy": "compact", "retention.ms": "604800000"}, None),
-        ({"cleanup.policy": "delete", "retention.ms": "-1"}, None),
-        ({}, None),
+        ({"cleanup.policy": "delete", "retention.ms": "604800000", "retention.bytes": "-1"}, 604_800.0, None),
+        ({"cleanup.policy": "compact,delete", "retention.ms": "1000"}, 1.0, None),
+        ({"cleanup.policy": "compact", "retention.ms": "604800000", "retention.bytes": "1000"}, None, None),
+        ({"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "1000"}, None, 1000),
+        ({}, None, None),
     ],
 )
-def test_only_a_topic_that_deletes_by_age_has_a_retention(config: dict[str, str], seconds: float | None) -> None:
-    assert _retention_s(config) == seconds
+def test_only_a_topic_that_deletes_has_a_retention(
+    config: dict[str, str], seconds: float | None, size_bytes: int | None
+) -> None:
+    kept = kept_by(config)
+    assert (kept.seconds, kept.bytes) == (seconds, size_bytes)
+
+
+async def test_a_limit_by_size_is_filled_by_all_that_is_not_done_and_empty_where_all_is() -> None:
+    async with running(House()) as house:
+        scrape = Scrape(house)
+        scrape.retention.bytes["user-events"] = 1_000_000
+        scrape.end = 100_000
+        assert scrape.filled == 0.0
+        await house.take("u1", "u2")  # two bytes each
+        assert scrape.filled == pytest.approx(0.2)
+        scrape.retention.bytes["user-events"] = None
+        assert scrape.filled == 0.0
+
+
+def kept(seconds: float, policy: str = "compact") -> dict[str, Kept]:
+    return {"t": Kept(seconds, None, "delete"), "t.dead": Kept(None, None, policy), "foreign": Kept(1.0, 1, "delete")}
 
 
 async def test_retention_is_asked_for_again_and_an_answer_that_fails_leaves_what_was_known() -> None:
     clock = ManualClock()
-    answers: list[dict[str, float | None] | OSError] = [{"t": 10.0}, OSError("away"), OSError("away"), {"t": 20.0}]
+    answers: list[dict[str, Kept] | OSError] = [kept(10.0), OSError("away"), OSError("away"), kept(20.0)]
 
-    async def ask() -> dict[str, float | None]:
+    async def ask() -> dict[str, Kept]:
         answer = answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
@@ -200,9 +226,27 @@ async def test_retention_is_asked_for_again_and_an_answer_that_fails_leaves_what
     running_ = asyncio.create_task(retention.run())
     await clock.advance(1.0)
     assert retention.seconds == {"t": 10.0}
-    await clock.advance(620.0)
+    await clock.advance(80.0)
     assert retention.seconds == {"t": 10.0}
     await clock.advance(60.0)
     assert retention.seconds == {"t": 20.0}
+    running_.cancel()
+    await asyncio.gather(running_, return_exceptions=True)
+
+
+async def test_a_dead_letter_topic_that_would_delete_letters_is_told_once_and_until_it_is_mended() -> None:
+    clock = ManualClock()
+    policy = "compact"
+
+    async def ask() -> dict[str, Kept]:
+        return kept(10.0, policy)
+
+    retention = Retention(["t"], ask, clock, dead_letter_topic="t.dead")
+    running_ = asyncio.create_task(retention.run())
+    with capture_logs() as lines:
+        for policy in ("compact", "delete", "delete", "compact"):
+            await clock.advance(60.0)
+            assert retention.letters_policy == policy
+    assert [line["event"] for line in lines] == ["dead_letters.not_kept"]
     running_.cancel()
     await asyncio.gather(running_, return_exceptions=True)

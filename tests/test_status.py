@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,13 @@ from worker.status import WorkerView
 
 
 def view_of(
-    sender: object, *, pauses: dict[str, Pause] | None = None, trouble: str = "", **engine: object
+    sender: object,
+    *,
+    pauses: dict[str, Pause] | None = None,
+    trouble: str = "",
+    letters_policy: str = "compact",
+    imbalances: Sequence[str] = (),
+    **engine: object,
 ) -> WorkerView:
     """Return the view of a worker in which all is well but for what is given."""
     state = {
@@ -30,7 +37,7 @@ def view_of(
         handler=SimpleNamespace(flood=None, held_bytes=0, rules_digest="d1g35t"),  # type: ignore[arg-type]
         lanes=SimpleNamespace(statistics=dict),  # type: ignore[arg-type]
         ledger=SimpleNamespace(  # type: ignore[arg-type]
-            imbalances=lambda _: [], total=lambda _: "", balanced=lambda _: True, lines=lambda _: {}
+            imbalances=lambda _: list(imbalances), total=lambda _: "", balanced=lambda _: True, lines=lambda _: {}
         ),
         letters=SimpleNamespace(  # type: ignore[arg-type]
             status=lambda: SimpleNamespace(failing_since_s=None, waiting=0, written=0)
@@ -40,9 +47,23 @@ def view_of(
         reload=None,
         control=SimpleNamespace(pauses=pauses or {}),  # type: ignore[arg-type]
         watchdog=SimpleNamespace(trouble=trouble),  # type: ignore[arg-type]
-        alarms=SimpleNamespace(set_gauges=lambda: None),  # type: ignore[arg-type]
+        alarms=SimpleNamespace(set_gauges=lambda: None, letters_policy=letters_policy),  # type: ignore[arg-type]
         version="0",
     )
+
+
+def test_a_ledger_that_does_not_balance_is_unready_and_says_which_account() -> None:
+    answer = view_of(make_scene().sender, imbalances=["t/0: read 2 = done 1", "t/1: read 3 = done 1"]).readyz()
+    assert answer["ready"] is False
+    assert answer["ledger"]["state"] == "unbalanced"
+    assert "t/0: read 2 = done 1" in str(answer["ledger"])
+
+
+def test_a_dead_letter_topic_that_deletes_letters_is_unready_and_says_what_to_do() -> None:
+    answer = view_of(make_scene().sender, letters_policy="delete").readyz()
+    assert answer["ready"] is False
+    assert (answer["dead_letters"]["state"], answer["dead_letters"]["policy"]) == ("not_kept", "delete")
+    assert "cleanup.policy" in answer["dead_letters"]["remedy"]
 
 
 def test_a_worker_in_which_all_is_well_is_ready() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from itertools import islice
 from typing import Protocol
 
 from worker.clock import Clock
@@ -12,9 +13,12 @@ from worker.delivery.sender import SiteStatus
 from worker.delivery.site_state import State
 from worker.kafka.retention import Retention
 from worker.metrics import Metrics
+from worker.model import Record, TopicPartition
 from worker.pipeline.ledger import Ledger, LedgerLine
-from worker.pipeline.offsets import Offsets
+from worker.pipeline.offsets import Offsets, PartitionProgress
 from worker.pipeline.tickets import Ticket
+
+SAMPLE = 100  # records whose mean size stands for all of their partition
 
 
 class Told(Protocol):
@@ -35,16 +39,21 @@ class Alarms:
         retention: Retention,
         quota_shares: Callable[[], Mapping[str, float]],
         lease_valid_until_s: Callable[[], float],
+        end_of: Callable[[TopicPartition], int | None],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        """`quota_shares`: site -> our part of its quota. `lease_valid_until_s` is monotonic."""
+        """`quota_shares`: site -> our part of its quota. `lease_valid_until_s` is monotonic.
+
+        `end_of`: one above the last offset of a partition of ours, where that is known.
+        """
         self._offsets = offsets
         self._ledger = ledger
         self._senders = senders
         self._retention = retention
         self._quota_shares = quota_shares
         self._lease_valid_until_s = lease_valid_until_s
+        self._end_of = end_of
         self._clock = clock
         self._metrics = metrics
 
@@ -56,11 +65,28 @@ class Alarms:
         self._set_ledger()
         for topic, seconds in self._retention.seconds.items():
             metrics.retention_s.labels(topic).set(-1 if seconds is None else seconds)
-        metrics.blocker_retention_ratio.clear()  # a partition that was revoked must not be reported any more
+        # A partition that was revoked must not be reported any more.
+        metrics.blocker_retention_ratio.clear()
+        metrics.retention_bytes_ratio.clear()
         for progress in self._offsets:
             topic, number = progress.partition
             ratio = 0.0 if progress.blocker is None else self._retention.part_used(topic, self._age_s(progress.blocker))
             metrics.blocker_retention_ratio.labels(topic, str(number)).set(ratio)
+            filled = self._retention.part_filled(topic, self._unread_bytes(progress))
+            metrics.retention_bytes_ratio.labels(topic, str(number)).set(filled)
+
+    @property
+    def letters_policy(self) -> str:
+        """Return the dead-letter topic's cleanup.policy, as far as it is known."""
+        return self._retention.letters_policy
+
+    def _unread_bytes(self, progress: PartitionProgress) -> float:
+        """Return about how much of a partition is not done: its offsets, as large as those that wait here."""
+        end = self._end_of(progress.partition)
+        sample = [ticket.record for ticket in islice(progress.unfinished.values(), SAMPLE)]
+        if end is None or not sample:
+            return 0.0
+        return (end - progress.committable) * sum(map(_size_bytes, sample)) / len(sample)
 
     def _age_s(self, ticket: Ticket) -> float:
         """Return how old a record is as its topic sees it; where it has no timestamp, since it was started."""
@@ -85,3 +111,8 @@ class Alarms:
             for count in fields(LedgerLine):
                 self._metrics.ledger_records.labels(topic, count.name).set(getattr(line, count.name))
             self._metrics.ledger_missing.labels(topic).set(line.missing)
+
+
+def _size_bytes(record: Record) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers

@@ -159,6 +159,13 @@ class Metrics:
             "topic",
             "partition",
         )
+        self.retention_bytes_ratio = self._gauge(
+            "retention_bytes_ratio",
+            "Size of what is not done of a partition, as a part of the topic's retention.bytes; estimated from the "
+            "records that wait: too high where the topic is compressed. 0 without a limit by size.",
+            "topic",
+            "partition",
+        )
         self.ledger_records = self._gauge(
             "ledger_records",
             "The ledger by count: read = already_done + filtered + stale + done + dead_lettered + handed_back + "

@@ -192,6 +192,14 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "Look at the brokers, the network and this machine's CPU. The worker goes on by itself.",
     ),
     (
+        "not_compacted",
+        _WORKER,
+        "The dead-letter topic is not purely compacted (any more): letters will be deleted with age, looked at or not. "
+        "It was altered, or deleted and made anew by a broker with auto.create.topics.enable.",
+        "Set its cleanup.policy to compact (kafka-configs.sh --alter), and look which letters it still holds. New ones "
+        "are written meanwhile; the worker looks again every minute.",
+    ),
+    (
         "offset_out_of_range",
         _WORKER,
         "Retention deleted records before they were read: their partition stands still.",

@@ -183,6 +183,14 @@ class WorkerView:
 
     def _letters_part(self) -> dict[str, Json]:
         status = self._letters.status()
+        if status.failing_since_s is None and self._alarms.letters_policy != "compact":
+            return {
+                "state": "not_kept",
+                "reason": "not_compacted",
+                "text": OWN_REASONS["not_compacted"].meaning,
+                "policy": self._alarms.letters_policy,
+                "remedy": OWN_REASONS["not_compacted"].remedy,
+            }
         if status.failing_since_s is None:
             return {"state": "ok", "waiting": status.waiting, "written": status.written}
         return {

@@ -229,7 +229,8 @@ def assembled(
         memories={name: sender.ladder for name, sender in out.live.items()},
     )
     control = Control(handler=parts.handler, offsets=parts.offsets, senders=out.senders, clock=clock)
-    retention = Retention(settings.kafka.topics, partial(ask_retention, settings.kafka), clock)
+    kafka = settings.kafka
+    retention = Retention(kafka.topics, partial(ask_retention, kafka), clock, dead_letter_topic=kafka.dead_letter_topic)
     watchdog = _watchdog(settings, parts, out, engine, clock, metrics)
     alarms = Alarms(
         offsets=parts.offsets,
@@ -238,6 +239,7 @@ def assembled(
         retention=retention,
         quota_shares=group_quota.shares,
         lease_valid_until_s=source.lease_valid_until_s,
+        end_of=engine.end_of,
         clock=clock,
         metrics=metrics,
     )

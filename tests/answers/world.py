@@ -155,7 +155,7 @@ class World:
             reload=None,
             control=SimpleNamespace(pauses={}),  # type: ignore[arg-type]
             watchdog=SimpleNamespace(trouble=""),  # type: ignore[arg-type]
-            alarms=SimpleNamespace(set_gauges=lambda: None),  # type: ignore[arg-type]
+            alarms=SimpleNamespace(set_gauges=lambda: None, letters_policy="compact"),  # type: ignore[arg-type]
             version="test",
         )
 

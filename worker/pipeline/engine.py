@@ -434,10 +434,14 @@ class Engine:
         """Return every partition we own, for /status and the metrics."""
         return [self._partition_status(progress) for progress in self._offsets]
 
+    def end_of(self, partition: TopicPartition) -> int | None:
+        """Return one above the last offset of a partition of ours, as far as it was heard."""
+        known = (self._source.highwater(partition), self._newest_ends.get(partition))
+        return max((end for end in known if end is not None), default=None)
+
     def _partition_status(self, progress: PartitionProgress) -> PartitionStatus:
         blocker = progress.blocker
-        known = (self._source.highwater(progress.partition), self._newest_ends.get(progress.partition))
-        end = max((end for end in known if end is not None), default=None)
+        end = self.end_of(progress.partition)
         return PartitionStatus(
             partition=progress.partition,
             position=progress.position,
