@@ -37,7 +37,7 @@ test: setup ## all tests, on a real Kafka that they start (KAFKA_BOOTSTRAP=host:
 demo: setup ## sixteen events through a local Kafka and a local Gigya, and what became of each
 	@$(BIN)/gigya-worker demo
 
-bench: setup ## figures on a real broker: events per CPU second, CPU per call, quota, latency, memory
+bench: setup ## figures on a real broker: CPU, quota, latency, memory; after an outage, kill -9, by number of users
 	$(BIN)/python -m tests.benchmarks
 
 chaos: setup ## everything that can break, broken, with an oracle (CHAOS_S=seconds in all, SEED=n, ONLY=schedule)

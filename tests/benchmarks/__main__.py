@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tests.benchmarks import report
 from tests.benchmarks.baselines import compared
-from tests.benchmarks.benches import BENCHES, Bench, Result
+from tests.benchmarks.benches import BENCHES
+from tests.benchmarks.figures import Bench, Result
 from tests.benchmarks.rig import Rig, Unbalanced, machine, rig
 from worker.sandbox.broker import BrokerUnavailable, LocalKafka
 

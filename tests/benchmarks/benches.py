@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-import orjson
-from aiokafka import AIOKafkaProducer
-
-from tests.benchmarks.rig import Filled, Rig, Unbalanced, Used
-from tests.benchmarks.workload import ALL, HALF, ONE_IN_A_HUNDRED, Author
+from tests.benchmarks.figures import Bench, Figure, Result
+from tests.benchmarks.rig import Filled, Rig, Used, executed_at_least
+from tests.benchmarks.troubles import TROUBLES, append_evenly, sent_at
+from tests.benchmarks.workload import ALL, HALF, ONE_IN_A_HUNDRED
 
 MB = 1_000_000
 QUOTA_PER_S = 100
 # Left out at both ends of a run under quota: the first permits, and the last calls.
 SETTLING_S = 5.0
 LATENCY_PER_S = 80
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One number of one run. `aim` is a bound: from below where more is better, else from above."""
-
-    name: str
-    value: float
-    unit: str
-    aim: float | None = None
-    more_is_better: bool = False
-
-    @property
-    def is_met(self) -> bool:
-        if self.aim is None:
-            return True
-        return self.value >= self.aim if self.more_is_better else self.value <= self.aim
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The figures of one run, and who was busy: what is near 100 % is what limited it."""
-
-    figures: Sequence[Figure]
-    busy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """One benchmark: what it shows, and a function that runs it once."""
-
-    name: str
-    about: str
-    run: Callable[[Rig, bool], Awaitable[Result]]
 
 
 async def filtering(rig: Rig, quick: bool) -> Result:
@@ -121,13 +82,13 @@ async def latency(rig: Rig, quick: bool) -> Result:
         await gigya.control("PATCH", "config", {"ledger": {"executed_kept": 100_000}})
         async with rig.worker(topic, gigya, quota_per_s=QUOTA_PER_S, until_end=False) as run:
             await run.assigned()
-            await _append_evenly(rig.broker.bootstrap, topic, count)
-            await _executed(gigya, count)
+            await append_evenly(rig.broker.bootstrap, topic, count, per_s=LATENCY_PER_S)
+            await executed_at_least(gigya, count)
             used = await run.stopped()
             filled = Filled(topic, count, count, await rig.broker.ends(topic))
             executed = await gigya.control("GET", "ledger")
             await run.check_books(filled, executed=len(executed))
-    took_ms = sorted(1000 * (each["arrived_s"] - _sent_at(each)) for each in executed)
+    took_ms = sorted(1000 * (each["arrived_s"] - sent_at(each)) for each in executed)
     return Result(
         [
             Figure("append to arrival, median", statistics.median(took_ms), "ms", 10),
@@ -164,6 +125,7 @@ BENCHES: Mapping[str, Bench] = {
         Bench("quota", f"every event matches, quota {QUOTA_PER_S}/s, enforced by the server in any second", quota),
         Bench("latency", f"{LATENCY_PER_S} events a second, evenly, quota {QUOTA_PER_S}/s", latency),
         Bench("start", "100 events wait", start),
+        *TROUBLES,
     )
 }
 
@@ -185,28 +147,3 @@ async def _start_cost_s(rig: Rig) -> float:
         used = await run.ended()
         await run.check_books(Filled(topic, 0, 0, {}), executed=0)
     return used.cpu_s
-
-
-async def _append_evenly(bootstrap: str, topic: str, count: int) -> None:
-    author = Author(ALL)
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as producer:
-        await producer.partitions_for(topic)
-        begin_s = time.monotonic()
-        sent = []
-        for number in range(count):
-            await asyncio.sleep(max(0.0, begin_s + number / LATENCY_PER_S - time.monotonic()))
-            key, value = author.event(matches=True, sent_at=time.time())
-            sent.append(await producer.send(topic, value, key))
-        await asyncio.gather(*sent)
-
-
-async def _executed(gigya: Any, count: int, limit_s: float = 30.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while (executed := (await gigya.stats())["executed"]) < count:
-        if time.monotonic() > deadline_s:
-            raise Unbalanced(f"{count:,} calls were due, and Gigya executed {executed:,} within {limit_s:g} s")
-        await asyncio.sleep(0.2)
-
-
-def _sent_at(executed: Mapping[str, Any]) -> float:
-    return float(orjson.loads(executed["params"]["context"])["sentAt"])

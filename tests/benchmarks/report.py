@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.benches import Bench, Figure, Result
+from tests.benchmarks.figures import Bench, Figure, Result
 
 _ROOMS = {"codecs", "deadletters", "delivery", "gigya", "kafka", "mapping", "pipeline", "worker"}
 HEAD = f"{'':<42}{'min':>10}{'median':>10}{'max':>10}   aim"
@@ -36,12 +36,12 @@ def _row(row: Sequence[Figure]) -> str:
 def _median(row: Sequence[Figure]) -> Figure:
     first = row[0]
     middle = statistics.median(figure.value for figure in row)
-    return Figure(first.name, middle, first.unit, first.aim, first.more_is_better)
+    return Figure(first.name, middle, first.unit, first.aim, first.more_is_better, first.beside)
 
 
 def _aim(figure: Figure) -> str:
     if figure.aim is None:
-        return ""
+        return figure.beside
     bound = f"{'at least' if figure.more_is_better else 'at most'} {_number(figure.aim)}"
     return f"{bound:<18} {'met' if figure.is_met else 'NOT MET'}"
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from tests.benchmarks.workload import RULES, Author, Shape
+from tests.benchmarks.workload import RULES, USERS, Author, Shape
 from tests.journeys.brokerview import BrokerView
 from tests.journeys.processes import GigyaProcess, WorkerProcess, free_port
 from worker.sandbox.broker import Topic, create_topics
@@ -84,34 +84,35 @@ class Rig:
         self.broker = BrokerView(bootstrap)
         self.folder = folder
         self.profile = profile  # where the sampler writes, when one is wanted
-        self._filled: dict[tuple[Shape, int], Filled] = {}
+        self._filled: dict[tuple[Shape, int, int, int], Filled] = {}
         self._runs = 0
 
     async def prepare(self) -> None:
         await create_topics(self.broker.bootstrap, [Topic.dead_letters(DEAD_LETTERS)])
 
-    async def topic(self) -> str:
+    async def topic(self, partitions: int = PARTITIONS) -> str:
         """Return a new, empty topic."""
         name = f"bench-{uuid.uuid4().hex[:8]}"
-        await create_topics(self.broker.bootstrap, [Topic(name, PARTITIONS)])
+        await create_topics(self.broker.bootstrap, [Topic(name, partitions)])
         return name
 
-    async def filled(self, shape: Shape, count: int) -> Filled:
+    async def filled(self, shape: Shape, count: int, *, users: int = USERS, partitions: int = PARTITIONS) -> Filled:
         """Return a topic with `count` events, which is filled once for all runs."""
-        if (shape, count) not in self._filled:
-            topic = await self.topic()
-            author = Author(shape)
-            await _append(self.broker.bootstrap, topic, author.events(count))
+        key = (shape, count, users, partitions)
+        if key not in self._filled:
+            topic = await self.topic(partitions)
+            author = Author(shape, users)
+            await _append(self.broker.bootstrap, topic, author.events(count), partitions)
             ends = await self.broker.ends(topic)
             if sum(ends.values()) != count:
                 raise Unbalanced(f"{count} events appended, and the topic holds {sum(ends.values())}")
-            self._filled[shape, count] = Filled(topic, count, author.matching, ends)
-        return self._filled[shape, count]
+            self._filled[key] = Filled(topic, count, author.matching, ends)
+        return self._filled[key]
 
     @asynccontextmanager
-    async def gigya(self, **site: Any) -> AsyncIterator[GigyaProcess]:
-        """Start a local Gigya that forgets at once."""
-        process = GigyaProcess(self._new_folder("gigya"), dict(QUICK_GIGYA))
+    async def gigya(self, *, config: Mapping[str, Any] = QUICK_GIGYA, **site: Any) -> AsyncIterator[GigyaProcess]:
+        """Start a local Gigya: one that forgets at once, unless the configuration says otherwise."""
+        process = GigyaProcess(self._new_folder("gigya"), dict(config))
         try:
             if site:
                 await process.control("PATCH", "sites/main", site)
@@ -121,10 +122,29 @@ class Rig:
 
     @asynccontextmanager
     async def worker(
-        self, topic: str, gigya: GigyaProcess, *, quota_per_s: float | None, until_end: bool = True
+        self,
+        topic: str,
+        gigya: GigyaProcess,
+        *,
+        quota_per_s: float | None,
+        until_end: bool = True,
+        group: str = "",
+        settings: Mapping[str, Mapping[str, Any]] = {},
     ) -> AsyncIterator[Run]:
-        """Start a worker with the settings of `run`; it is killed if it still runs in the end."""
-        run = Run(self._new_folder("run"), self, topic, gigya, quota_per_s=quota_per_s, until_end=until_end)
+        """Start a worker with the settings of `run`; it is killed if it still runs in the end.
+
+        Without a `group` it is the first of a new one; `settings` are put over the others, section by section.
+        """
+        run = Run(
+            self._new_folder("run"),
+            self,
+            topic,
+            gigya,
+            quota_per_s=quota_per_s,
+            until_end=until_end,
+            group=group or f"bench-{uuid.uuid4().hex[:8]}",
+            settings=settings,
+        )
         try:
             yield run
         finally:
@@ -141,13 +161,24 @@ class Run:
     """One worker process from its start to its end."""
 
     def __init__(
-        self, folder: Path, rig: Rig, topic: str, gigya: GigyaProcess, *, quota_per_s: float | None, until_end: bool
+        self,
+        folder: Path,
+        rig: Rig,
+        topic: str,
+        gigya: GigyaProcess,
+        *,
+        quota_per_s: float | None,
+        until_end: bool,
+        group: str,
+        settings: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.group = f"bench-{uuid.uuid4().hex[:8]}"
+        self.group = group
         self._rig, self._topic, self._gigya = rig, topic, gigya
         port = free_port()
         (folder / "rules.yaml").write_text(RULES)
-        (folder / "worker.yaml").write_text(json.dumps(self._settings(port, quota_per_s)))  # JSON is YAML
+        chosen = self._settings(port, quota_per_s)
+        chosen |= {name: {**chosen.get(name, {}), **section} for name, section in settings.items()}
+        (folder / "worker.yaml").write_text(json.dumps(chosen))  # JSON is YAML
         arguments = ["run", "--config", "worker.yaml", *(["--until-end"] if until_end else [])]
         python: tuple[str, ...] = ("-m", "worker")
         if rig.profile is not None:
@@ -219,12 +250,15 @@ class Run:
             raise Unbalanced(f"the worker ended with exit code {code}:\n{self.process.tail()}")
         return used
 
-    async def check_books(self, filled: Filled, *, executed: int) -> None:
-        """Raise Unbalanced unless ledger, Gigya and broker all say what the workload says."""
+    async def check_books(self, filled: Filled, *, executed: int, is_first: bool = True) -> None:
+        """Raise Unbalanced unless ledger, Gigya and broker all say what the workload says.
+
+        Of what others of the group had read before, only they could tell how much it was.
+        """
         (line,) = self.process.lines("worker.stopped")
         ledger = str(line["ledger"])
         read = int(re.match(r"read ([\d,]+) ", ledger)[1].replace(",", ""))  # type: ignore[index]
-        if not ledger.endswith("  balanced") or read != filled.events:
+        if not ledger.endswith("  balanced") or (is_first and read != filled.events):
             raise Unbalanced(f"{filled.events:,} events were there, and the ledger says: {ledger}")
         if executed != filled.matching:
             raise Unbalanced(f"{filled.matching:,} calls were due, and Gigya executed {executed:,}")
@@ -243,13 +277,22 @@ async def rig(bootstrap: str, *, profile: Path | None = None) -> AsyncIterator[R
         yield made
 
 
-async def _append(bootstrap: str, topic: str, events: Iterable[tuple[bytes, bytes]]) -> None:
+async def executed_at_least(gigya: GigyaProcess, count: int, limit_s: float = 30.0) -> None:
+    """Wait until the local Gigya has executed so many calls. Raises Unbalanced."""
+    deadline_s = time.monotonic() + limit_s
+    while (executed := (await gigya.stats())["executed"]) < count:
+        if time.monotonic() > deadline_s:
+            raise Unbalanced(f"{count:,} calls were due, and Gigya executed {executed:,} within {limit_s:g} s")
+        await asyncio.sleep(0.2)
+
+
+async def _append(bootstrap: str, topic: str, events: Iterable[tuple[bytes, bytes]], partitions: int) -> None:
     """Append by whole batches, which is several times as fast as event by event."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", max_batch_size=BATCH_BYTES) as producer:
-        batches = [producer.create_batch() for _ in range(PARTITIONS)]
+        batches = [producer.create_batch() for _ in range(partitions)]
         now_ms = int(time.time() * 1000)
         for key, value in events:
-            number = hash_of(key) % PARTITIONS
+            number = hash_of(key) % partitions
             if batches[number].append(key=key, value=value, timestamp=now_ms) is None:
                 await producer.send_batch(batches[number], topic, partition=number)
                 batches[number] = producer.create_batch()

@@ -69,8 +69,9 @@ ALL = Shape("every event matches", 1.0)
 class Author:
     """Writes events, one after the other; says how many of them must become calls."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, users: int = USERS) -> None:
         self._shape = shape
+        self._users = users
         self._rng = random.Random(f"{SEED}/{shape.name}")
         self.written = 0
         self.matching = 0
@@ -89,7 +90,7 @@ class Author:
         is_near_miss = not matches and rng.random() < self._shape.near_misses
         kind = "episode.watched" if matches or is_near_miss else rng.choice(OTHER_TYPES)
         progress = rng.randint(90, 100) if matches else rng.randint(0, 89)
-        uid = f"{rng.randrange(USERS):08x}-7c1d-4a52"
+        uid = f"{rng.randrange(self._users):08x}-7c1d-4a52"
         return uid.encode(), orjson.dumps(self._facts(kind, uid, progress / 100, sent_at))
 
     def _facts(self, kind: str, uid: str, progress: float, sent_at: float) -> dict[str, Any]:
