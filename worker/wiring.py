@@ -40,7 +40,7 @@ from worker.kafka.source import KafkaSource
 from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import RuleSet
 from worker.metrics import Metrics
-from worker.model import Outcome
+from worker.model import Event, Outcome, Record
 from worker.pipeline.engine import Engine
 from worker.pipeline.flood_guard import FloodGuard
 from worker.pipeline.group_quota import Commits, GroupQuota
@@ -72,6 +72,14 @@ class Stoppable(Protocol[T_co]):
         ...
 
 
+class Reads(Protocol):
+    """What makes events of records, and calls of events."""
+
+    def decode(self, record: Record, /) -> tuple[Event, ...]: ...
+
+    def calls(self, record: Record, event: Event, /) -> tuple[Call, ...]: ...
+
+
 class Member(Source, Commits, Protocol):
     """A source of records that knows the others who read it, and how long its partitions are surely its own."""
 
@@ -98,17 +106,28 @@ async def ways_out(
     *,
     run_id: str = "",
     rates_per_s: Mapping[str, float | None] | None = None,
+    other_writers: bool | None = None,
 ) -> AsyncIterator[WaysOut]:
     """Open them; in a dry run there is nothing to open, so that nothing can get out.
 
     `run_id` (empty for the live worker) tells a backfill's or a replay's nonces from others'; `rates_per_s`: what each
-    site may be asked in a second, in place of the live worker's quota.
+    site may be asked in a second, in place of the live worker's quota; `other_writers`: whether others write the same
+    actions of the same users, in place of the site's setting.
     """
     if rehearsal is not None:
         yield WaysOut(rehearsal.senders, {}, rehearsal.letters)
         return
     async with (
-        open_senders(settings, credentials, clock, metrics, marks, run_id=run_id, rates_per_s=rates_per_s) as senders,
+        open_senders(
+            settings,
+            credentials,
+            clock,
+            metrics,
+            marks,
+            run_id=run_id,
+            rates_per_s=rates_per_s,
+            other_writers=other_writers,
+        ) as senders,
         open_producer(settings) as producer,
     ):
         yield WaysOut(senders, senders, producer)
@@ -135,8 +154,9 @@ def parts_of(
     *,
     run_id: str = "",
     note: Callable[[Call, Outcome], None] | None = None,
+    reads: Reads | None = None,
 ) -> Parts:
-    """Make them. `note` is told of every call that ends."""
+    """Make them. `note` is told of every call that ends; `reads` stands in for the rules' own mapper."""
     letters = DeadLetterWriter(
         topic=settings.kafka.dead_letter_topic,
         producer=out.producer,
@@ -146,7 +166,7 @@ def parts_of(
         run_id=run_id,
     )
     offsets, ledger = Offsets(), Ledger()
-    mapper = Mapper(rules)
+    mapper: Reads = reads if reads is not None else Mapper(rules)
     handler = Handler(
         decode=mapper.decode,
         mapper=mapper,
@@ -310,6 +330,7 @@ async def open_senders(
     *,
     run_id: str = "",
     rates_per_s: Mapping[str, float | None] | None = None,
+    other_writers: bool | None = None,
 ) -> AsyncIterator[dict[str, Sender]]:
     """Open one sender and its pool of connections per site; close the pools at the end."""
     delivery = settings.delivery
@@ -319,6 +340,8 @@ async def open_senders(
             site = Site.of(name, site_settings)
             if rates_per_s is not None:
                 site = replace(site, quota_per_s=rates_per_s[name])
+            if other_writers is not None:
+                site = replace(site, other_writers=other_writers)
             transport = transport_of(site, delivery, clock)
             pools.push_async_callback(transport.close)
             senders[name] = Sender(

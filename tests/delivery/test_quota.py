@@ -49,6 +49,20 @@ def permits_under_load(
     return arrivals
 
 
+def test_who_yields_goes_down_further_and_comes_back_later_than_the_live_worker() -> None:
+    rates = {}
+    for yields in (False, True):
+        quota = Quota(100.0, 0.0, yields=yields)
+        quota.throttled(quota.take(0.0, waited=True), 0.0)
+        quota.accepted(quota.take(0.1, waited=True), 0.1)
+        rates[yields] = [quota.rate_per_s, (quota.due_s(4.0), quota.rate_per_s)[1]]
+    assert rates[True] == [50.0, 50.0]
+    live_first, live_later = rates[False]
+    assert live_first is not None
+    assert live_first > 95
+    assert live_later == 100.0
+
+
 @pytest.mark.parametrize("rate", [1.0, 10.0, 50.0, 100.0, 630.0])
 def test_a_loop_that_wakes_late_still_uses_nearly_all_of_the_quota(rate: float) -> None:
     arrivals = permits_under_load(Quota(rate, 0.0), 60.0, random.Random(1), late_s=0.002, delay_s=0.003)

@@ -56,7 +56,7 @@ async def test_a_range_by_offsets_is_made_once_and_goes_on_after_kill_9(begin: B
             if each.partition in spans and spans[each.partition][0] <= each.offset < spans[each.partition][1]
         ]
         expected = expected_calls(within)
-        command = ("--yes", "--rate", "100", *options)
+        command = ("--yes", "--sole-writer", "--rate", "100", *options)
 
         for number in range(2):
             killed = backfill(journey, f"killed-{number}", *command)
@@ -154,7 +154,7 @@ async def test_gaps_are_passed_and_a_topic_that_grows_is_not_followed(begin: Beg
         events = list(stream(51, count=600, users=60, share_bad=0.0))
         async with Transactions.opened(journey) as writing:
             await writing.append(events, taken_back=list(stream(52, count=10, users=60)))
-            command = ("--yes", "--rate", "60", "--from", "earliest")
+            command = ("--yes", "--sole-writer", "--rate", "60", "--from", "earliest")
             killed = backfill(journey, "killed", *command)
             await journey.executed_at_least(40)
             await writing.append(stream(53, count=50, users=60, share_bad=0.0), taken_back=[])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from worker.kafka.progress import (
     LIMIT_CHARACTERS,
+    Bounds,
     Mark,
     Note,
     Progress,
@@ -42,6 +43,19 @@ def test_a_note_is_read_as_it_was_written_but_for_digits_nobody_needs(member: st
 
 def test_the_form_of_the_note_stays_what_other_versions_read() -> None:
     assert encode(Note("1f3a5c7e9b2d", {"main": 45, "other": 7.51})) == "gw1 m=1f3a5c7e9b2d w=main:45,other:7.5"
+
+
+@given(st.integers(0, 10**18), st.integers(0, 10**6), st.from_regex(r"[0-9a-f]{0,12}", fullmatch=True))
+def test_the_range_of_a_backfill_goes_with_every_commit(begin: int, size: int, rules: str) -> None:
+    bounds = Bounds(begin, begin + size, rules)
+    metadata, _ = fit(Note("1f3a"), Progress(begin, begin + 9, done=(range(begin + 3, begin + 5),), bounds=bounds))
+    assert decode_progress(metadata, begin).bounds == bounds
+
+
+def test_a_range_that_cannot_be_one_is_damage() -> None:
+    body = "b=5 h=9 e=5-"
+    with pytest.raises(Unusable, match="damaged"):
+        decode_progress(f"gw1 {body} s={zlib.crc32(body.encode()):08x}", 5)
 
 
 def test_a_later_versions_further_fields_are_passed_over() -> None:

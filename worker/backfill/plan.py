@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from worker.errors import RecordError
 from worker.gigya.calls import Call
 from worker.inspect.coverage import CAP_WINDOW_S, Caps
 from worker.inspect.request import MaskedRequest, Signatory, masked_request
-from worker.mapping.mapper import Mapper
-from worker.model import Json, Record, TopicPartition
+from worker.model import Event, Json, Record, TopicPartition
 
 FIRST = 3
 
@@ -47,11 +47,19 @@ class Planned:
     call: Call
 
 
+class Reads(Protocol):
+    """What makes events of records, and calls of events: a mapper."""
+
+    def decode(self, record: Record, /) -> tuple[Event, ...]: ...
+
+    def calls(self, record: Record, event: Event, /) -> tuple[Call, ...]: ...
+
+
 class Plan:
     """Counts. Feed it the records of each partition in their order."""
 
     def __init__(
-        self, mapper: Mapper, *, caps: Mapping[str, Caps], rates_per_s: Mapping[str, float | None], now_s: float
+        self, mapper: Reads, *, caps: Mapping[str, Caps], rates_per_s: Mapping[str, float | None], now_s: float
     ) -> None:
         """`caps` by site; a site that is missing has told none."""
         self._mapper = mapper

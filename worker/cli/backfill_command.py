@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -21,15 +24,33 @@ if TYPE_CHECKING:
     from worker.mapping.ruleset import RuleSet
     from worker.settings.tree import Loaded, Settings
 
+# Steps of niceness: on a busy machine a third of what a live worker gets, which is enough for heartbeats.
+NICER = 5
 EXAMPLE = (
     "Example: gigya-worker backfill --topic user-events --from 2026-11-01 --to 2026-11-08   shows the plan; the same "
     "with --yes makes the calls, and goes on where it was after any interruption. Exit codes: 0 done; 1 refused, "
     "nothing was sent; 2 wrong usage; 3 the ledger does not balance; 4 not all is done, the same command goes on; "
     "5 cancelled by a second signal."
 )
+Files: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FILE]...", help="JSON lines, or gzip of these, in place of a range of topics.", show_default=False
+    ),
+]
+State: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", metavar="FILE", help="Of files: where the progress is kept (default: backfill-RUN_ID.state.json)."
+    ),
+]
 Topics: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--topic", metavar="NAME", help="One of kafka.topics (default: all). Can be repeated."),
+    typer.Option(
+        "--topic",
+        metavar="NAME",
+        help="One of kafka.topics (default: all). Can be repeated.",
+    ),
 ]
 From: TypeAlias = Annotated[
     str | None,
@@ -74,6 +95,14 @@ RunId: TypeAlias = Annotated[
 Gap: TypeAlias = Annotated[
     bool, typer.Option("--accept-gap", help="Replay what there is of a range that is not whole any more.")
 ]
+Sole: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--sole-writer",
+        help="Nobody else notifies the same actions of the same users meanwhile, the live worker included: then "
+        "Gigya's action log can prove that a call was executed.",
+    ),
+]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Make the calls.")]
 PlanOnly: TypeAlias = Annotated[bool, typer.Option("--plan", help="Show what a run would do; so without --yes.")]
 ReportFile: TypeAlias = Annotated[
@@ -85,6 +114,7 @@ AdminPort: TypeAlias = Annotated[
 
 
 def backfill(
+    file: Files = None,
     config: Config = None,
     topic: Topics = None,
     from_: From = None,
@@ -94,9 +124,11 @@ def backfill(
     rate: Rate = None,
     run_id: RunId = None,
     accept_gap: Gap = False,
+    sole_writer: Sole = False,
     plan: PlanOnly = False,
     yes: Yes = False,
     report: ReportFile = None,
+    state: State = None,
     admin_port: AdminPort = 0,
     output: Format = Output.TABLE,
 ) -> None:
@@ -112,16 +144,30 @@ def backfill(
         raise typer.BadParameter("--plan shows, and --yes makes the calls: say one of them")
     loaded, ruleset = settings_and_rules(config, rules)
     settings = loaded.settings
-    wanted = _wanted(settings, topic, from_, to, offsets, rules)
+    if file:
+        wanted = _wanted_files(settings, file, topic, rules, has_range=bool(from_ or to or offsets))
+    else:
+        wanted = _wanted(settings, topic, from_, to, offsets, rules)
     from worker import logs
 
     key_lines = {line for site in settings.sites.values() for line in secrets_of(site)}
     level = "warning" if sys.stderr.isatty() else "info"  # lines of single records would tear the bar
     logs.configure(secrets=secret_values(settings) | key_lines, level=level)
-    errand = _errand(settings, wanted, run_id, rate, accept_gap=accept_gap, admin_port=admin_port)
+    errand = _errand(settings, wanted, run_id, rate)
+    errand = replace(errand, accept_gap=accept_gap, is_sole_writer=sole_writer, admin_port=admin_port)
+    if file:
+        path = state or Path(f"backfill-{errand.run_id}.state.json")
+        errand = replace(errand, paths=tuple(file), state_file=path)
     if not yes:
         raise typer.Exit(_plan(loaded, ruleset, errand, output))
     raise typer.Exit(_run(loaded, ruleset, errand, report, output, lambda: load(config)))
+
+
+def _give_way() -> None:
+    """Leave the processor to others where it is scarce: the live worker may be on the same machine."""
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(NICER)
 
 
 # --- what is wanted ---------------------------------------------------------------------------------------------------
@@ -167,9 +213,30 @@ def _wanted(
     )
 
 
-def _errand(
-    settings: Settings, wanted: Wanted, run_id: str | None, rate: float | None, *, accept_gap: bool, admin_port: int
-) -> Errand:
+def _wanted_files(
+    settings: Settings, paths: list[Path], topics: list[str] | None, rules: Path | None, *, has_range: bool
+) -> Wanted:
+    """Return the files as what is wanted."""
+    from worker.backfill.files import names_of
+    from worker.backfill.wanted import Wanted
+
+    if has_range:
+        raise typer.BadParameter("files are replayed whole: --from, --to and --offsets do not go with them")
+    if any(str(path) == "-" for path in paths):
+        raise typer.BadParameter("a pipe cannot be read again after an interruption: name files")
+    named = topics or list(settings.kafka.topics)
+    if len(named) != 1:
+        raise typer.BadParameter(f"say with --topic which of {', '.join(named)} the lines are of")
+    if named[0] not in settings.kafka.topics:
+        raise typer.BadParameter(f"{named[0]} is not among kafka.topics, for which the rules are made")
+    try:
+        names = names_of(paths)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return Wanted(topics=tuple(named), files=names, rules=str(rules) if rules is not None else "")
+
+
+def _errand(settings: Settings, wanted: Wanted, run_id: str | None, rate: float | None) -> Errand:
     from worker.backfill.rates import rates_of
     from worker.backfill.wanted import checked_run_id
     from worker.backfill_app import Errand
@@ -178,7 +245,7 @@ def _errand(
         name = checked_run_id(run_id) if run_id is not None else wanted.run_id
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    return Errand(wanted, name, rates_of(settings.sites, rate), accept_gap=accept_gap, admin_port=admin_port)
+    return Errand(wanted, name, rates_of(settings.sites, rate))
 
 
 def _plan(loaded: Loaded, rules: RuleSet, errand: Errand, output: Output) -> int:
@@ -186,6 +253,8 @@ def _plan(loaded: Loaded, rules: RuleSet, errand: Errand, output: Output) -> int
 
     from worker import backfill_app
     from worker.cli.backfill_output import Screen, show_plan
+
+    _give_way()
 
     async def work() -> Prospect:
         with Screen(f"plan {errand.run_id}") as screen:
@@ -202,7 +271,7 @@ def _run(
     loaded: Loaded,
     rules: RuleSet,
     errand: Errand,
-    file: Path | None,
+    report_file: Path | None,
     output: Output,
     reread: Callable[[], Loaded],
 ) -> int:
@@ -210,6 +279,7 @@ def _run(
     from worker.cli.backfill_output import Screen, show_report
     from worker.cli.run_command import run_on_loop
 
+    _give_way()
     reports: list[Report] = []
 
     async def work() -> int:
@@ -222,8 +292,8 @@ def _run(
         print("gigya-worker: stopped while it was starting; nothing was sent", file=sys.stderr)
         return ENDED_EARLY
     (report,) = reports
-    if file is not None:
-        _write(report, file)
+    if report_file is not None:
+        _write(report, report_file)
     show_report(report, output)
     _say_how_to_go_on(report)
     return _exit_code(report)

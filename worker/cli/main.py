@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_command.run)
-app.command("backfill")(backfill_command.backfill)
+app.command("backfill", epilog=backfill_command.EXAMPLE)(backfill_command.backfill)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)

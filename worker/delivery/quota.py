@@ -29,6 +29,9 @@ _EARLY_S = 0.0005
 # What the first, second, third ... throttling in a row does to the rate, and how long everything is held. A single one
 # may be no more than a moment's hesitation of the network, which pushed two requests of one second into one.
 _FACTORS = (0.99, 0.7, 0.5)
+# Who yields takes the first one for a sign that others need the site, and waits longer before it comes back.
+_YIELDING_FACTORS = (0.5,)
+_YIELDING_QUIET_S = 5.0
 _HOLDS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # This long after a throttling, if something was accepted since, the rate recovers, by this share of the quota a second.
 # Throttled again soon after, it waits twice as long: somebody else may be using the quota, too.
@@ -73,7 +76,10 @@ class Quota:
     `quota_per_s` None means no limit, until the site throttles: then the rate just seen, lowered, is where it starts.
     """
 
-    def __init__(self, quota_per_s: float | None, now_s: float) -> None:
+    def __init__(self, quota_per_s: float | None, now_s: float, *, yields: bool = False) -> None:
+        """`yields`: backfills and replays give way to the live worker where the site throttles."""
+        self._factors = _YIELDING_FACTORS if yields else _FACTORS
+        self._quiet_s = _YIELDING_QUIET_S if yields else _QUIET_S
         self._ceiling = quota_per_s
         self._rate = quota_per_s
         self._slot_s = now_s
@@ -155,7 +161,7 @@ class Quota:
         if has_recovered or throttling.accepted_since >= max(_FORGOTTEN_AFTER, self._rate or 0.0):
             throttling.in_a_row = 0
         is_soon = now_s - throttling.last_s < _SOON_S
-        throttling.quiet_s = min(_LONGEST_QUIET_S, throttling.quiet_s * 2.0) if is_soon else _QUIET_S
+        throttling.quiet_s = min(_LONGEST_QUIET_S, throttling.quiet_s * 2.0) if is_soon else self._quiet_s
         throttling.in_a_row += 1
         throttling.accepted_since = 0
         throttling.last_s = now_s
@@ -213,7 +219,7 @@ class Quota:
         lowest = min(self._reference, max(0.2, self._reference * _LOWEST_SHARE))
         if self._rate <= lowest:
             throttling.at_lowest += 1
-        factor = _FACTORS[min(throttling.in_a_row, len(_FACTORS)) - 1]
+        factor = self._factors[min(throttling.in_a_row, len(self._factors)) - 1]
         self._rate = max(lowest, self._rate * factor)
         hold_s = _HOLDS_S[min(throttling.in_a_row, len(_HOLDS_S)) - 1]
         if throttling.at_lowest >= _EXHAUSTED_AFTER:

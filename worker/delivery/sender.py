@@ -87,7 +87,7 @@ class Sender:
         self._metrics = metrics
         self.may_write = may_write  # public: whoever knows the lease is made after the senders
         self._log = SiteLog(site.name, clock, mark)
-        self._quota = Quota(site.quota_per_s, clock.monotonic_s())
+        self._quota = Quota(site.quota_per_s, clock.monotonic_s(), yields=bool(run))
         outage_probe = Probe.QUESTION if needs_harmless_probes(settings.ambiguous) else Probe.CALL
         self._state = SiteState(rng, outage_probe=outage_probe)
         self._gate = Gate(self._quota, self._state, clock)

@@ -120,6 +120,13 @@ class BoundedSource(KafkaSource):
             found[partition] = position
         return found
 
+    async def _try_again(self, error: Exception) -> None:
+        if isinstance(error.__cause__, Unusable) and isinstance(error, SourceFailed):
+            self._failure = error  # it would be the same the next time
+            self._settled.set()
+            return
+        await super()._try_again(error)
+
     async def _begin(
         self, every: Sequence[TopicPartition], ours: frozenset[TopicPartition]
     ) -> Mapping[TopicPartition, Position | None]:
