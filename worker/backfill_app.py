@@ -16,7 +16,7 @@ import structlog
 from worker.backfill.caps import ask_caps
 from worker.backfill.extent import Standing, bounds_of, standing_of, survey
 from worker.backfill.files import FileMapper, FileSource, begun, records_of, refuse_other_files, state_in, survey_file
-from worker.backfill.plan import Plan, Prospect
+from worker.backfill.plan import Plan, Prospect, Reads
 from worker.backfill.rates import rate_words
 from worker.backfill.report import Ended, Report
 from worker.backfill.state_file import StateFile, look_into
@@ -47,7 +47,6 @@ from worker.wiring import (
     Assembled,
     Member,
     Parts,
-    Reads,
     assembled,
     keep_to_the_lease,
     open_admin,
@@ -64,6 +63,8 @@ LOOK_EVERY_S = 0.5
 # So long nothing is said of the group that is being joined: usually it takes a moment.
 PATIENCE_S = 3.0
 NOTHING_DONE = Done()
+# Calls that only wait for a permit are not hurried through when somebody says stop: the next start makes them.
+DRAIN_S = 1.0
 FILE_LINES_AT_ONCE = 2_000
 
 
@@ -87,11 +88,12 @@ class Errand:
         return f"{settings.kafka.group_id}.backfill.{self.run_id}"
 
     def shadow(self, settings: Settings) -> Settings:
-        """Return the settings of the run: the same, but for group, topics and admin port."""
+        """Return the settings of the run: the same, but for group, topics, admin port, and a stop without delay."""
         changes = {"group_id": self.group(settings), "topics": list(self.wanted.topics)}
         return settings.model_copy(
             update={
                 "kafka": settings.kafka.model_copy(update=changes),
+                "delivery": settings.delivery.model_copy(update={"drain_s": min(DRAIN_S, settings.delivery.drain_s)}),
                 "admin": settings.admin.model_copy(update={"port": self.admin_port}),
             }
         )

@@ -225,6 +225,12 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "Mend what the line names, then start it again.",
     ),
     (
+        "file_failed",
+        _WORKER,
+        "A file of a backfill could not be read to its end. What was read is done, and kept in the state file.",
+        "Mend what the line names; the same command goes on.",
+    ),
+    (
         "refused",
         _WORKER,
         "Settings or rules are wrong. Nothing was started.",

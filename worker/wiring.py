@@ -22,6 +22,7 @@ import structlog
 from worker import logs
 from worker.admin import AdminServer, View
 from worker.alarms import Alarms
+from worker.backfill.plan import Reads
 from worker.clock import Clock, SystemClock
 from worker.control import Control
 from worker.deadletters.record import worker_version
@@ -40,7 +41,7 @@ from worker.kafka.source import KafkaSource
 from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import RuleSet
 from worker.metrics import Metrics
-from worker.model import Event, Outcome, Record
+from worker.model import Outcome
 from worker.pipeline.engine import Engine
 from worker.pipeline.flood_guard import FloodGuard
 from worker.pipeline.group_quota import Commits, GroupQuota
@@ -70,14 +71,6 @@ class Stoppable(Protocol[T_co]):
     def stop(self) -> None:
         """Ask it to drain and come back."""
         ...
-
-
-class Reads(Protocol):
-    """What makes events of records, and calls of events."""
-
-    def decode(self, record: Record, /) -> tuple[Event, ...]: ...
-
-    def calls(self, record: Record, event: Event, /) -> tuple[Call, ...]: ...
 
 
 class Member(Source, Commits, Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import signal
 import time
 from collections import Counter
 from dataclasses import replace
@@ -44,7 +46,7 @@ async def finished(process: WorkerProcess, *, limit_s: float = 60.0) -> dict[str
 
 
 @pytest.mark.timeout(120)
-async def test_a_range_by_offsets_is_made_once_and_goes_on_after_kill_9(begin: Begin):
+async def test_a_range_by_offsets_is_made_once_and_goes_on_after_kill_9_and_ctrl_c(begin: Begin):
     async with begin(partitions=PARTITIONS, gigya={"latency": {"ms": 20}}) as journey:
         placed = await journey.append(stream(31, count=4_000, users=150, share_bad=0.0))
         ends = await journey.broker.ends(journey.topic)
@@ -58,10 +60,15 @@ async def test_a_range_by_offsets_is_made_once_and_goes_on_after_kill_9(begin: B
         expected = expected_calls(within)
         command = ("--yes", "--sole-writer", "--rate", "100", *options)
 
-        for number in range(2):
-            killed = backfill(journey, f"killed-{number}", *command)
-            await journey.executed_at_least(len(expected) * (number + 1) // 4)
-            killed.kill()
+        killed = backfill(journey, "killed", *command)
+        await journey.executed_at_least(len(expected) // 4)
+        killed.kill()
+        stopped = backfill(journey, "stopped", *command)
+        await journey.executed_at_least(len(expected) // 2)
+        stopped.signal(signal.SIGINT)
+        assert await stopped.ended() == 4, stopped.tail()
+        assert "the same command goes on" in stopped.stderr()
+        assert report_of(stopped)["ended"] == "stopped"
         last = backfill(journey, "last", *command)
         report = await finished(last)
 
@@ -205,3 +212,43 @@ async def delete_before(broker: BrokerView, topic: str, offset: int) -> None:
         await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(offset)})
     finally:
         await admin.close()
+
+
+def lines_of(events: list[Any]) -> bytes:
+    return b"".join(event.value + b"\n" for event in events)
+
+
+@pytest.mark.timeout(120)
+async def test_a_file_goes_on_after_kill_9_and_one_that_is_cut_is_named(begin: Begin):
+    async with begin(partitions=1, gigya={"latency": {"ms": 20}}) as journey:
+        events = list(stream(81, count=900, users=600, share_matching=0.3, share_bad=0.0))
+        events += [event for event in stream(82, count=300, users=20, share_bad=0.3) if event.why == "unmappable"][:5]
+        whole, cut = journey.folder / "past.jsonl.gz", journey.folder / "cut.jsonl.gz"
+        whole.write_bytes(gzip.compress(lines_of(events)))
+        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        state = journey.folder / "past.state.json"
+        expected = {event.call.identity for event in events if event.call is not None}
+        command = ("--yes", "--sole-writer", "--rate", "30", "--state", str(state), str(whole))
+
+        killed = backfill(journey, "killed", *command)
+        await journey.executed_at_least(20)
+        second = backfill(journey, "second", *command)
+        assert await second.ended() == 1
+        assert f"it holds {state}" in second.stderr()
+        journey.workers.remove(second)
+        killed.kill()
+        report = await finished(backfill(journey, "last", *command))
+        executions = await journey.executions()
+        assert executed_calls(executions) == expected
+        assert repeated(executions) == {}
+        assert report["progress_in"] == str(state)
+        assert report["range"]["size"] == report["range"]["done"] == len(events)
+        run_id = report["run_id"]
+        bad = [f"file:past.jsonl.gz/0/{number}/{run_id}".encode() for number in range(901, len(events) + 1)]
+        assert sorted(letter.key or b"" for letter in await journey.dead_letters()) == bad
+
+        refused = backfill(journey, "refused", "--yes", "--rate", "80", str(cut))
+        assert await refused.ended() == 1
+        assert "the gzip archive is cut off after line" in refused.stderr()
+        assert "--accept-gap" in refused.stderr()
+        journey.workers.remove(refused)
