@@ -22,7 +22,7 @@ FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"backfill", "status"},
     {"settings"},
     {"wiring"},
-    {"app", "backfill_app"},
+    {"app", "backfill_app", "replay_app"},
     {"cli"},
     {"__main__"},
 ]

@@ -255,6 +255,30 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "Find out who else writes to the topic; a newer worker's letters are for a newer worker to read.",
     ),
     (
+        "maybe_executed",
+        _WORKER,
+        "A replay leaves the dead letter as it is: calls of it may have been executed, and nothing could tell.",
+        "Find out whether the user has got it; then discard it, or replay with --include-maybe-executed.",
+    ),
+    (
+        "generation_limit",
+        _WORKER,
+        "A replay leaves the dead letter as it is: it died again as often as --max-generation allows.",
+        "Look at it with dead-letters show; discard it, or raise --max-generation.",
+    ),
+    (
+        "not_committed",
+        _WORKER,
+        "A replay leaves the dead letter as it is: the group has not passed its record, and would make its calls, too.",
+        "Let the worker run, and replay again; after a crash or when the group was set back it makes the calls itself.",
+    ),
+    (
+        "reference_gone",
+        _WORKER,
+        "The dead letter is a reference, and its record is not in the source topic any more, or is another one.",
+        "Send the event anew, and discard the letter.",
+    ),
+    (
         "no_such_group",
         _WORKER,
         "No dead letter is in a group whose name begins so, or several groups are.",

@@ -44,7 +44,7 @@ async def test_groups_tell_what_died_of_what_and_what_to_do(topic: str, kafka_bo
     assert shown.returncode == 0
     assert "\x1b" not in shown.stdout
     assert shown.stdout.splitlines()[-1] == (
-        f"2 groups, 6 dead letters. gigya-worker dead-letters list --group {big['group'][:4]}"
+        f"2 groups, 6 dead letters. gigya-worker dead-letters replay --group {big['group'][:4]}"
     )
     whole = json.loads(run(tmp_path, "groups", "-o", "json", "--reason", "parked").stdout)
     assert (whole["records"], len(whole["groups"])) == (1, 1)

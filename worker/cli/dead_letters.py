@@ -25,7 +25,7 @@ _AGO_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 app = typer.Typer(
     name="dead-letters",
-    help="What died and why.",
+    help="What died and why; make again what was not delivered.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -80,10 +80,10 @@ def groups(
     """
     from worker.cli.dead_letters_output import show_groups
 
-    setting = _setting(config)
-    found = _scan(setting, _choice("", reason, since, until, where), time_limit_s, with_users=True)
+    setting = setting_of(config)
+    found = _scan(setting, choice_of("", reason, since, until, where), time_limit_s, with_users=True)
     show_groups(found.index.groups(), output)
-    _say_unclear(found.unclear)
+    say_unclear(found.unclear)
 
 
 @app.command(
@@ -103,10 +103,10 @@ def list_letters(
     """Show dead letters one by one, the newest first: place, reason, and how their calls ended. Nothing personal."""
     from worker.cli.dead_letters_output import show_list
 
-    setting = _setting(config)
-    chosen, found = _chosen(setting, _choice(group, reason, since, until, where), [], limit, time_limit_s)
+    setting = setting_of(config)
+    chosen, found = _chosen(setting, choice_of(group, reason, since, until, where), [], limit, time_limit_s)
     show_list(chosen, sum(1 for _ in found.index.rows()), output)
-    _say_unclear(found.unclear)
+    say_unclear(found.unclear)
 
 
 @app.command("show", epilog=f"Example: gigya-worker dead-letters show user-events/3/118221 --reveal.\n\n{_SHOWN}")
@@ -126,13 +126,13 @@ def show(
     """Show dead letters with their records: calls, headers, and the event; what it holds is masked unless --reveal."""
     from worker.cli.dead_letters_output import show_whole
 
-    setting = _setting(config)
-    chosen, _found = _chosen(setting, _choice(group, reason, since, until, where), places or [], limit, time_limit_s)
+    setting = setting_of(config)
+    chosen, _found = _chosen(setting, choice_of(group, reason, since, until, where), places or [], limit, time_limit_s)
     show_whole([(letter, setting.reading.events(letter.record)) for letter in chosen], output, reveal=reveal)
-    _say_unclear(_found.unclear)
+    say_unclear(_found.unclear)
     missing = set(places or []) - {letter.key.decode("utf-8", "replace") for letter in chosen}
     if missing:
-        _say(f"no dead letter of {', '.join(sorted(missing))}: resolved, never there, or not among what was asked for")
+        say(f"no dead letter of {', '.join(sorted(missing))}: resolved, never there, or not among what was asked for")
         raise typer.Exit(ENDED_EARLY)
 
 
@@ -148,7 +148,7 @@ class Setting:
     reading: Reading
 
 
-def _setting(config: Path | None) -> Setting:
+def setting_of(config: Path | None) -> Setting:
     """Load settings; and rules, which need not be right: it may be why there are dead letters. Raises Refused."""
     from worker import logs
     from worker.cli.loading import rules_of
@@ -163,12 +163,12 @@ def _setting(config: Path | None) -> Setting:
     try:
         rules = rules_of(settings)
     except Refused:
-        _say("the rules are refused (see gigya-worker check): users are told by their Kafka keys, events read as JSON")
+        say("the rules are refused (see gigya-worker check): users are told by their Kafka keys, events read as JSON")
         rules = None
     return Setting(settings, rules, Reading(rules, auto))
 
 
-def _choice(group: str, reasons: list[str] | None, since: str, until: str, where: str) -> Choice:
+def choice_of(group: str, reasons: list[str] | None, since: str, until: str, where: str) -> Choice:
     from worker.mapping.expressions import BadExpression
     from worker.mapping.selecting import Condition
     from worker.reprocess.choosing import Choice
@@ -261,15 +261,15 @@ def _chosen(
     return asyncio.run(read())
 
 
-def _say_unclear(unclear: Unclear) -> None:
+def say_unclear(unclear: Unclear) -> None:
     if unclear.messages:
-        _say(
+        say(
             f"{unclear.messages:,} messages of the topic are no dead letters that this worker can read, and were passed"
             f" over (the last: {unclear.message_place}: {unclear.message_text})"
         )
     if unclear.conditions:
-        _say(f"--where cannot be told of {unclear.conditions:,} letters, which are left out ({unclear.condition_text})")
+        say(f"--where cannot be told of {unclear.conditions:,} letters, which are left out ({unclear.condition_text})")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"gigya-worker: {text}", file=sys.stderr)

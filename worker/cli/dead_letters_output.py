@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from worker.cli.explain import find
 from worker.cli.options import Output
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from worker.deadletters.glance import Kind
     from worker.deadletters.record import DeadLetter
     from worker.model import Event, Json
+    from worker.replay_app import Errand, Report
     from worker.reprocess.index import Group
+    from worker.reprocess.plan import Tally
 
 PIPED_WIDTH = 160
 COMMAND = "gigya-worker dead-letters"
@@ -114,7 +117,7 @@ def _groups_table(groups: Sequence[Group]) -> None:
     console().print(shown)
     total = sum(group.records for group in groups)
     name = groups[0].kind.fingerprint[:digits]
-    print(f"{counted(len(groups), 'group')}, {counted(total, 'dead letter')}. {COMMAND} list --group {name}")
+    print(f"{counted(len(groups), 'group')}, {counted(total, 'dead letter')}. {COMMAND} replay --group {name}")
 
 
 # --- letters ----------------------------------------------------------------------------------------------------------
@@ -215,6 +218,114 @@ def _show_letter(letter: DeadLetter, document: dict[str, Json]) -> None:
     for header in headers:
         print(f"  {'header':<10} {printable(as_text(header))}")
     print(f"  {'event':<10} {printable(as_text({'': document['event']})[4:-1])}\n")
+
+
+# --- a replay ---------------------------------------------------------------------------------------------------------
+
+
+def show_plan(plan: Tally, errand: Errand, output: Output, stream: TextIO) -> None:
+    """Print what a replay would do; for programs on standard output only, and only where that is the answer."""
+    if output is Output.TABLE:
+        for line in _plan_lines(plan, errand):
+            print(line, file=stream)
+    elif stream is sys.stdout:
+        print(as_text(plan_document(plan), is_indented=output is Output.JSON))
+
+
+def plan_document(plan: Tally) -> dict[str, Json]:
+    return {
+        "letters": plan.letters,
+        "fates": {fate.value: count for fate, count in plan.fates.items()},
+        "calls": [{"site": site, "what": what, "count": count} for (site, what), count in plan.calls.most_common()],
+        "users": len(plan.users),
+        "calls_not_made": dict(plan.not_made),
+        "still_fail": [
+            {"reason": reason, "where": where, "text": text, "letters": count}
+            for (reason, where, text), count in plan.failures.most_common()
+        ],
+        "left_out": {why.value: count for why, count in plan.left_out.items()},
+        "examples": {reason: list(places) for reason, places in plan.examples.items()},
+        "begun_before": plan.suspects,
+    }
+
+
+def _plan_lines(plan: Tally, errand: Errand) -> Iterator[str]:
+    from worker.reprocess.plan import Fate, seconds_at
+
+    if not plan.letters:
+        yield "No such dead letters."
+        return
+    made = ", ".join(f"{printable(what)} {count:,}" for (_, what), count in plan.calls.most_common(5))
+    fates = plan.fates
+    yield (
+        f"{counted_many(plan.letters, 'record')} -> {counted_many(plan.calls_to_make, 'call')} to make"
+        + (f" ({made})" if made else "")
+        + (f", {fates[Fate.FAILS]:,} still fail" if fates[Fate.FAILS] else "")
+        + (f", {fates[Fate.RESOLVED]:,} with nothing left to make" if fates[Fate.RESOLVED] else "")
+        + (f", {fates[Fate.LEFT_OUT]:,} left out" if fates[Fate.LEFT_OUT] else "")
+    )
+    for (reason, where, text), count in plan.failures.most_common(5):
+        yield f"  still fails  {count:>9,}  {reason}: {printable('; '.join(filter(None, (where, text))))}"
+    for why, count in plan.left_out.most_common():
+        yield f"  left out     {count:>9,}  {why.value}: {', '.join(map(printable, plan.examples[why.value]))}"
+    if plan.not_made["maybe_executed"] and plan.left_out.total() == 0:
+        yield f"  maybe executed, not made again: {', '.join(map(printable, plan.examples['maybe_executed']))}"
+    if plan.not_made["delivered"]:
+        delivered = counted_many(plan.not_made["delivered"], "call")
+        yield f"  {delivered} of these records were delivered and are not made again"
+    if plan.suspects:
+        yield f"  {counted_many(plan.suspects, 'record')} an interrupted replay had begun with: asked about first"
+    if plan.first:
+        place, call = plan.first[0]
+        action = printable(call.params.get("action", ""))
+        yield f"  first: {call.method.rule_key} {action}, rule {call.name.rule}, from {printable(place)}"
+        seconds = seconds_at(plan, dict(errand.rates_per_s))
+        rates = ", ".join(f"{name} {rate:g}/s" for name, rate in errand.rates_per_s.items() if rate is not None)
+        users = counted_many(len(plan.users), "user")
+        took = f", about {_duration(seconds)}" if seconds is not None else ""
+        yield f"  {users}; at {rates} beside live traffic{took}"
+
+
+def _duration(seconds: float) -> str:
+    from worker.cli.backfill_output import duration
+
+    return duration(seconds)
+
+
+def counted_many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def show_report(report: Report, output: Output) -> None:
+    """Print what a replay has done."""
+    result = report.result
+    ended = report.ended.value if report.ended is not None else "cancelled"
+    if output is not Output.TABLE:
+        document: dict[str, Json] = {
+            "ended": ended,
+            "resolved": result.resolved,
+            "died_again": result.died_again,
+            "left": result.left,
+            "calls": [
+                {"outcome": outcome, "reason": reason, "count": count}
+                for (outcome, reason), count in result.outcomes.most_common()
+            ],
+            "maybe_executed": list(result.maybe_executed),
+            "plan": plan_document(report.plan),
+        }
+        print(as_text(document, is_indented=output is Output.JSON))
+        return
+    words = [f"{result.resolved:,} resolved"]
+    words += [f"{result.died_again:,} died again"] if result.died_again else []
+    words += [f"{result.left:,} left as they were"] if result.left else []
+    head = {"done": "Done", "failing": "Ended: too many in a row died again"}.get(ended, f"Ended: {ended}")
+    print(f"{head}. {', '.join(words)}.")
+    for (outcome, reason), count in result.outcomes.most_common():
+        print(f"  {count:>9,} calls {outcome}  {reason}")
+    if result.maybe_executed:
+        print(f"  maybe executed: {', '.join(map(printable, result.maybe_executed[:20]))}")
+    if result.died_again:
+        print(f"  {COMMAND} groups")
 
 
 def printable(text: str) -> str:

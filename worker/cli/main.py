@@ -13,7 +13,7 @@ import typer
 from worker.cli import (
     backfill_command,
     check,
-    dead_letters,
+    dead_letters_change,
     demo,
     explain,
     preflight_command,
@@ -38,7 +38,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("preflight")(preflight_command.preflight)
-app.add_typer(dead_letters.app)
+app.add_typer(dead_letters_change.commands)
 app.command("sandbox")(sandbox.sandbox)
 app.command("try")(try_command.try_rules)
 

@@ -138,6 +138,20 @@ class DeadLetterWriter:
         self._metrics.dead_letters_withdrawn.labels(record.topic).inc()
         log.info("dead_letter.withdrawn", topic=self._topic, record=place(record))
 
+    async def put(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> None:
+        """Return when a message of a replay is acknowledged; never gives up, but for what the topic will not take.
+
+        Raises TooLarge for a message with a value: nobody here may cut it down.
+        """
+        message = Message(key, value, tuple(headers))
+        async with self._turn(key):
+            if value is None:
+                await self._withdraw_until_acknowledged(message)
+                return
+            failures = 0
+            while not await self._is_sent(message, failures):
+                failures += 1
+
     @asynccontextmanager
     async def _turn(self, key: bytes) -> AsyncIterator[None]:
         self._waiting += 1

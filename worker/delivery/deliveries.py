@@ -23,6 +23,7 @@ class Delivery:
     offset: int
     timestamp_ms: int
     suspect: bool = False  # an earlier process may have made this call
+    run: str = ""  # in its nonces, in place of the sender's: a replay makes calls of several generations
 
     attempts: int = 0  # requests begun for it
     budget: Budget = field(default_factory=Budget)

@@ -20,7 +20,7 @@ from worker.delivery.gate import Gate, Permit
 from worker.delivery.inquiry import Inquiry, leaves_entries
 from worker.delivery.lookup import ActionsLog, Brought
 from worker.delivery.own_calls import Noted, Was
-from worker.delivery.recent import NOTHING, decode
+from worker.delivery.recent import NOTHING, Recent, decode
 from worker.delivery.schedule import LOG_AWAY, DeliverySettings, is_used_up, pause_s
 from worker.delivery.signer import Signer
 from worker.delivery.site_log import SiteLog
@@ -167,7 +167,7 @@ class Ladder:
     def recall(
         self,
         partition: TopicPartition,
-        note: str,
+        note: str | Recent,
         *,
         suspects_below: int = 0,
         ends_are_known: bool = False,
@@ -178,7 +178,8 @@ class Ladder:
         Records below `suspects_below` may have calls that it has made; `ends_are_known` when it is known which calls
         of unfinished records had ended. `nothing_before`: the group has never had an owner of this partition.
         """
-        recent = NOTHING if nothing_before else decode(note)
+        left = decode(note) if isinstance(note, str) else note
+        recent = NOTHING if nothing_before else left
         self._left.recall(partition, recent, suspects_below=suspects_below, ends_are_known=ends_are_known)
 
     # --- a turn of a call in doubt ------------------------------------------------------------------------------

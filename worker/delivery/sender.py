@@ -492,7 +492,7 @@ class Sender:
 
     def _nonce_of(self, delivery: Delivery, params: Mapping[str, str]) -> str:
         call = delivery.call if params is delivery.call.params else replace(delivery.call, params=params)
-        run, group = self._run_and_group
+        run, group = delivery.run or self._run_and_group[0], self._run_and_group[1]
         topic, partition = delivery.partition
         serial = delivery.nonce_serial
         return nonce_of(run, group, topic, partition, delivery.offset, delivery.timestamp_ms, call, serial)

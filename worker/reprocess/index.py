@@ -113,7 +113,7 @@ class Index:
 
     def _row(self, message: Record) -> int | None:
         """Return the row of a message's key, a new one if there is none; None if what is known of it is newer."""
-        digest = blake2b(message.key or b"", digest_size=_KEY_BYTES).digest()
+        digest = _digest(message.key or b"")
         row = self._rows.get(digest)
         if row is None:
             row = self._rows[digest] = len(self._kind)
@@ -165,6 +165,14 @@ class Index:
         origin = self.origins[self._origin[row]]
         return origin, TopicPartition(origin.topic, self._origin_partition[row]), self._origin_offset[row]
 
+    def row_of(self, key: bytes) -> int | None:
+        """Return the row of a letter that is there, chosen or not, by its key in the topic."""
+        row = self._rows.get(_digest(key))
+        return row if row is not None and self._kind[row] != _GONE else None
+
+    def is_chosen(self, row: int) -> bool:
+        return bool(self._is_chosen[row])
+
     def place(self, row: int) -> str:
         """Return the letter's name: topic/partition/offset of its record, and the run."""
         origin, partition, offset = self.origin(row)
@@ -208,6 +216,10 @@ class Index:
             last_ms=self._died[newest],
             example=self.place(newest),
         )
+
+
+def _digest(key: bytes) -> bytes:
+    return blake2b(key, digest_size=_KEY_BYTES).digest()
 
 
 def _distinct(numbers: Iterator[int]) -> int:

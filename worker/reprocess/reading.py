@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from worker.deadletters.glance import glance
 from worker.deadletters.record import DeadLetter, NotADeadLetter, decode
+from worker.deadletters.replays import Begun, Made, decode_mark, letter_key, made_in
 from worker.errors import StartFailed
 from worker.kafka.ranges import Span
 from worker.model import Record, TopicPartition
@@ -17,6 +18,8 @@ from worker.reprocess.index import Index
 
 # Offsets between two wanted letters that are read through rather than jumped over: a jump costs a round trip.
 GAP = 2_000
+PORTION = 2_000  # letters that are read at a time, in their original order
+LETTER_BYTES = 2_000  # what a letter takes beside its record
 
 
 class Reader(Protocol):
@@ -35,9 +38,10 @@ class Reader(Protocol):
 class Found:
     """What a topic held when it was read."""
 
+    topic: str
     index: Index
     unclear: Unclear
-    read: int
+    marks: dict[bytes, Begun]  # of a letter's key: a replay has begun with it, and has not ended with it
 
 
 async def scan(
@@ -56,12 +60,16 @@ async def scan(
     offsets of how many have been passed.
     """
     index, unclear = Index(), Unclear()
+    marks: dict[bytes, Begun] = {}
     try:
         async with asyncio.timeout(limit_s):
             spans = await reader.spans([topic])
             done, total = 0, sum(span.size for span in spans.values())
             async for batch in reader.read(spans):
                 for message in batch:
+                    if (marked := letter_key(message.key)) is not None:
+                        _note_mark(marks, marked, message)
+                        continue
                     _take(index, unclear, message, choice, reading, with_users=with_users)
                 done += len(batch)
                 progress(done, total)
@@ -72,7 +80,15 @@ async def scan(
         ) from None
     if choice.group:
         _check_group(index, choice.group)
-    return Found(index, unclear, done)
+    return Found(topic, index, unclear, marks)
+
+
+def _note_mark(marks: dict[bytes, Begun], marked: bytes, message: Record) -> None:
+    begun = decode_mark(message.value) if message.value is not None else None
+    if begun is None:
+        marks.pop(marked, None)
+    else:
+        marks[marked] = begun
 
 
 def _take(
@@ -98,6 +114,48 @@ def _check_group(index: Index, digits: str) -> None:
         raise NoSuchGroup(f"no group begins with {digits}; `gigya-worker dead-letters groups` lists those there are")
     if len(found) > 1:
         raise NoSuchGroup(f"several groups begin with {digits} ({', '.join(found)}): give more digits")
+
+
+async def in_order(
+    reader: Reader, topic: str, index: Index, rows: Sequence[int], unclear: Unclear, *, max_bytes: int
+) -> AsyncIterator[list[tuple[int, DeadLetter | None]]]:
+    """Yield these letters in this order, as many at a time as `max_bytes` hold; None for one that is another one now.
+
+    Raises StartFailed.
+    """
+    for some in _portions(index, rows, max_bytes):
+        found = await letters(reader, topic, index, some, unclear)
+        yield [(row, found.get(row)) for row in some]
+
+
+def _portions(index: Index, rows: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
+    some: list[int] = []
+    size_bytes = 0
+    for row in rows:
+        row_bytes = index.size_bytes(row) + LETTER_BYTES
+        if some and (len(some) == PORTION or size_bytes + row_bytes > max_bytes):
+            yield some
+            some, size_bytes = [], 0
+        some.append(row)
+        size_bytes += row_bytes
+    if some:
+        yield some
+
+
+async def made_since(reader: Reader, topic: str, since_ms: int) -> list[Made] | None:
+    """Return what replays have executed since then, as the topic tells; None where that cannot be told.
+
+    Raises StartFailed.
+    """
+    found: list[Made] = []
+    async for batch in reader.read(await reader.spans([topic])):
+        for message in batch:
+            if message.timestamp >= since_ms:
+                made = made_in(message.headers)
+                if made is None:
+                    return None
+                found += made
+    return found
 
 
 async def letters(
