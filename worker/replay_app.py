@@ -65,6 +65,7 @@ class Errand:
     by: str
     limit_s: float = 600.0  # for reading the topic
     max_bytes: int = 64 * 1024 * 1024
+    is_sole_writer: bool = False  # nobody else notifies the same actions of the same users meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +280,11 @@ async def _replayed(
     credentials = {name: credentials_of(site) for name, site in settings.sites.items()}
     marks = user_marks(credentials)
     watch = KeyWatch(loaded, credentials, reread, clock=clock, metrics=metrics) if reread is not None else None
+    # Beside a worker that has something to do, an entry of the action log may be his.
+    others = None if before.rest or errand.is_sole_writer else True
+    rates = errand.rates_per_s
     async with (
-        open_senders(settings, credentials, clock, metrics, marks, rates_per_s=errand.rates_per_s) as senders,
+        open_senders(settings, credentials, clock, metrics, marks, rates_per_s=rates, other_writers=others) as senders,
         open_producer(settings) as producer,
     ):
         attempt_s = settings.delivery.attempt_timeout_s
@@ -295,12 +299,12 @@ async def _replayed(
             site_now_s=lambda site: clock.now_s() + senders[site].status().clock_offset_s,
             is_ours=lambda: clock.monotonic_s() < sole.lease_valid_until_s(),
             by=errand.by,
-            window=window_of(errand.rates_per_s.values()),
+            window=window_of(rates.values()),
             max_failing=settings.flood_guard.max_run,
         )
         lanes = Lanes(senders, max_in_flight=settings.delivery.max_in_flight, clock=clock, ended=replayer.call_ended)
         replayer.lanes, ending.replayer = lanes, replayer
-        await _recall(before, senders, settings, clock)
+        await _recall(before, senders, errand, settings, clock)
         beside = {f"site-{name}": sender.run() for name, sender in senders.items()}
         beside["progress"] = _watched(replayer, len(before.rows), senders, ending, clock, show)
         if watch is not None:
@@ -340,7 +344,9 @@ def _begun(letter: DeadLetter, before: _Found, senders: Mapping[str, Sender], cl
     return Begun(letter.generation, clock.now_s(), before.rest, before.rest_s, ahead_s)
 
 
-async def _recall(before: _Found, senders: Mapping[str, Sender], settings: Settings, clock: SystemClock) -> None:
+async def _recall(
+    before: _Found, senders: Mapping[str, Sender], errand: Errand, settings: Settings, clock: SystemClock
+) -> None:
     """Tell the ladders what an interrupted replay may have made; and wait until entries of now can be told from its."""
     index, marks = before.found.index, []
     partitions: set[TopicPartition] = set()
@@ -354,7 +360,7 @@ async def _recall(before: _Found, senders: Mapping[str, Sender], settings: Setti
     if marks:
         earlier, now_s = Interrupted(tuple(marks), all_chosen), clock.now_s()
         made = None
-        if earlier.is_told(before.rest, now_s):
+        if earlier.is_told(before.rest, now_s, is_sole_writer=errand.is_sole_writer):
             since_ms = round((earlier.since_s - 60.0) * 1000)
             made = await made_since(before.reader, settings.kafka.dead_letter_topic, since_ms)
         for name, sender in senders.items():

@@ -47,6 +47,7 @@ def test_what_was_executed_is_told_only_where_nothing_else_can_have_been() -> No
 
     assert is_told(mark(NOW_S - 50), mark(NOW_S - 40, ahead_s=None))
     assert not is_told(mark(NOW_S - 50), rest="moved")
+    assert Interrupted((mark(NOW_S - 50),), True).is_told("moved", NOW_S, is_sole_writer=True)
     assert not is_told(mark(NOW_S - 50, rest=""), rest="")
     assert not is_told(mark(NOW_S - 50), all_chosen=False)
     assert not is_told(mark(NOW_S - 50, ahead_s=None))

@@ -59,6 +59,14 @@ Rate: TypeAlias = Annotated[
     ),
 ]
 
+Sole: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--sole-writer",
+        help="Nobody else, the live worker included, notifies the same actions of these users: the log may prove them.",
+    ),
+]
+
 _REPLAYED = (
     "Exit codes: 0 shown, or all that was meant is resolved; 1 refused; 4 ended, and some letters are left: died "
     "again, left out, or stopped; 5 cancelled by a second signal; 130 interrupted before a call was made."
@@ -83,6 +91,7 @@ def replay(
         bool,
         typer.Option("--include-maybe-executed", help="Make calls again, too, that may have been executed."),
     ] = False,
+    sole_writer: Sole = False,
     by: By = "",
     time_limit_s: TimeLimit = 600,
     output: Format = Output.TABLE,
@@ -109,6 +118,7 @@ def replay(
         by or _login(),
         limit_s=time_limit_s,
         max_bytes=settings.delivery.max_buffer_bytes,
+        is_sole_writer=sole_writer,
     )
     if yes:
         raise typer.Exit(_replayed(loaded, rules, errand, output, lambda: load(config)))

@@ -80,9 +80,12 @@ class Interrupted:
         """Return when it began with the first of these letters (Unix time, our clock)."""
         return min(mark.at_s for mark in self.marks)
 
-    def is_told(self, rest: str, now_s: float) -> bool:
-        """Say whether all that was executed since is known: by replays, which say so, and by nobody else."""
-        same_rest = bool(rest) and all(mark.rest == rest for mark in self.marks)
+    def is_told(self, rest: str, now_s: float, *, is_sole_writer: bool = False) -> bool:
+        """Say whether all that was executed since is known: by replays, which say so, and by nobody else.
+
+        `is_sole_writer`: somebody knows that there was nobody else.
+        """
+        same_rest = is_sole_writer or (bool(rest) and all(mark.rest == rest for mark in self.marks))
         is_recent = now_s - min(mark.rest_s for mark in self.marks) < KNOWN_FOR_S
         return same_rest and is_recent and self.all_chosen and self._ahead_s is not None
 
