@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.delivery import fakes
 from tests.delivery.fakes import BAD_GATEWAY, OK, TIMEOUT, Answer, Request, Scene, reply, sequence
 from worker.clock import settle
+from worker.delivery import lookup
 from worker.delivery.recent import decode
 from worker.delivery.sender import Delivery, Later
 from worker.gigya.calls import NOTIFY_ACTION, PUBLISH_USER_ACTION, Method
@@ -570,3 +571,29 @@ async def test_a_call_of_ours_that_another_owner_has_told_of_too_accounts_for_on
 def _executed(scene: Scene) -> int:
     recent = decode(scene.sender.ladder.left_behind(PARTITION, 0, 3000))
     return len(recent.executed) if recent is not None else 0
+
+
+async def test_more_users_in_doubt_than_answers_are_kept_for_are_all_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By turns, as lanes take them: between two questions about a user all others have been asked about."""
+    monkeypatch.setattr(lookup, "_USERS_KEPT", 3)
+    scene = make_scene()
+    log_of(scene)
+    waiting = [scene.delivery(f"u{number}", suspect=True) for number in range(8)]
+    for _ in range(12):
+        turns = [(each, await scene.once(each)) for each in waiting]
+        waiting = [each for each, result in turns if isinstance(result, Later)]
+        await scene.clock.advance(2.0)
+    assert waiting == []
+    assert len(scene.transport.looks) == 16  # each twice
+
+
+async def test_users_with_long_logs_fill_no_more_than_the_room_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_ENTRIES_KEPT", 100)
+    scene = make_scene()
+    log_of(scene, *(30.0,) * 40)
+    for number in range(10):
+        await scene.once(scene.delivery(f"u{number}", suspect=True))
+    kept = scene.sender.ladder._log._snapshots
+    assert list(kept) == ["u8", "u9"]
+    assert sum(len(each.entries) for answers in kept.values() for each in answers) == 80
+    assert scene.sender.ladder._log._entries == 80

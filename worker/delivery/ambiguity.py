@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 
 from worker.delivery.evidence import LogSays
 from worker.delivery.own_calls import Noted
 from worker.delivery.schedule import AmbiguousPolicy
 from worker.model import Outcome
+
+if TYPE_CHECKING:
+    from worker.delivery.lookup import Snapshot
 
 # How often the log must say that a call is not there, each time after it has had time to settle.
 ASKED_TWICE = 2
@@ -60,6 +64,9 @@ class Doubt:
     fruitless: int = 0  # questions in a row that brought nothing
     unclear: int = 0  # questions in a row of which it is not clear what their refusal is about
     says: LogSays | None = None  # None: to be asked
+    # The last answers of the log, beside those that are kept for whoever asks: more users may be in doubt than those
+    # have room for, and then the first answer would be gone whenever the second one comes.
+    looked: tuple[Snapshot, ...] = ()
     has_arrived: bool = False  # 403004 has proved it
     final: Outcome | None = None  # a refusal of a later attempt, which holds only if no earlier one was executed
     step: Step = Step.POLICY  # of what is sent next

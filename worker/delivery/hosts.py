@@ -50,7 +50,8 @@ class Hosts:
         silence = self._silences.get(host)
         if silence is None:
             silence = self._silences[host] = Silence(now_s)
-        silence.uids.add(uid)
+        if len(silence.uids) < OUTAGE_UIDS:  # an outage may be long, and each probe another user's
+            silence.uids.add(uid)
         return len(silence.uids) >= OUTAGE_UIDS
 
     def answered(self, host: str, now_s: float) -> None:

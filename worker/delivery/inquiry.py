@@ -107,7 +107,9 @@ class Inquiry:
     def usable(self, delivery: Delivery, doubt: Doubt) -> Sequence[Snapshot]:
         """Return the answers so far that reach back far enough."""
         needed_from_s = self.needed_from_s(delivery, doubt)
-        return [each for each in self._log.seen(delivery.call.uid) if each.from_s <= needed_from_s]
+        seen = self._log.seen(delivery.call.uid)
+        answers = {each.taken_s: each for each in (*doubt.looked, *seen)}
+        return [answers[taken_s] for taken_s in sorted(answers) if answers[taken_s].from_s <= needed_from_s]
 
     def says(self, delivery: Delivery, doubt: Doubt, snapshot: Snapshot) -> LogSays:
         """Return what an answer of the log says of a call in doubt."""

@@ -18,7 +18,7 @@ from worker.delivery.deliveries import Attempt, Delivery, Later
 from worker.delivery.evidence import LogSays
 from worker.delivery.gate import Gate, Permit
 from worker.delivery.inquiry import Inquiry, leaves_entries
-from worker.delivery.lookup import ActionsLog, Brought
+from worker.delivery.lookup import ANSWERS_KEPT, ActionsLog, Brought
 from worker.delivery.own_calls import Noted, Was
 from worker.delivery.recent import NOTHING, Recent, decode
 from worker.delivery.schedule import LOG_AWAY, DeliverySettings, is_used_up, pause_s
@@ -209,6 +209,8 @@ class Ladder:
         doubt = delivery.doubt
         assert doubt is not None  # noqa: S101  # `decide` has said so
         brought = await self._log.look(delivery.call.uid, self._inquiry.needed_from_s(delivery, doubt), permit)
+        if brought is Brought.ENTRIES:
+            doubt.looked = (*doubt.looked, self._log.seen(delivery.call.uid)[-1])[-ANSWERS_KEPT:]
         later = self._after_look(delivery, doubt, brought)
         if later is not None:
             return later

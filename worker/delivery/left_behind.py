@@ -27,7 +27,7 @@ class LeftBehind:
         self._clock = clock
         self._open: dict[TopicPartition, dict[Delivery, float]] = {}
         self._serials: dict[TopicPartition, int] = {}  # counts what happened
-        self._heads: dict[tuple[TopicPartition, str], Delivery] = {}
+        self._heads: dict[tuple[TopicPartition, str], Delivery | None] = {}  # None: it is decided
         self._notes: dict[TopicPartition, tuple[tuple[int, bool], str]] = {}
 
     def begun(self, delivery: Delivery, started_s: float) -> None:
@@ -38,6 +38,8 @@ class LeftBehind:
     def closed(self, delivery: Delivery) -> None:
         """Note that it is known what became of a call."""
         self._open.get(delivery.partition, {}).pop(delivery, None)
+        if self.is_head(delivery):
+            self._heads[delivery.partition, delivery.call.uid] = None  # a place, not the call with all it holds
         self._happened(delivery.partition)  # a suspect that was found in the log was never open here
 
     def doubted(self, delivery: Delivery) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -27,7 +28,8 @@ from worker.metrics import Metrics
 
 # Users whose last answers are kept: a restart asks about each user's suspects with one question for all of them.
 _USERS_KEPT = 2_000
-_ANSWERS_KEPT = 2  # of one user: an absence counts when it was seen twice
+_ENTRIES_KEPT = 100_000  # of all of them: some 20 MB
+ANSWERS_KEPT = 2  # of one user: an absence counts when it was seen twice
 # The end of the time range lies this far in the future, so that no clock can hide an entry.
 _AHEAD_S = 3600.0
 _UNKNOWN_CLOCK_S = 86_400.0
@@ -80,6 +82,7 @@ class ActionsLog:
         self._metrics = metrics
         self._was_silent = False
         self._snapshots: OrderedDict[str, tuple[Snapshot, ...]] = OrderedDict()
+        self._entries = 0  # in all of them
 
     def seen(self, uid: str) -> tuple[Snapshot, ...]:
         """Return the last answers for a user, oldest first."""
@@ -152,10 +155,17 @@ class ActionsLog:
         return _brought(verdict, is_outdated=self._signer.is_outdated(request))
 
     def _keep(self, uid: str, snapshot: Snapshot) -> None:
-        self._snapshots[uid] = (*self.seen(uid), snapshot)[-_ANSWERS_KEPT:]
+        before = self.seen(uid)
+        kept = self._snapshots[uid] = (*before, snapshot)[-ANSWERS_KEPT:]
+        self._entries += _entries(kept) - _entries(before)
         self._snapshots.move_to_end(uid)
-        if len(self._snapshots) > _USERS_KEPT:
-            self._snapshots.popitem(last=False)
+        while len(self._snapshots) > 1 and (len(self._snapshots) > _USERS_KEPT or self._entries > _ENTRIES_KEPT):
+            _, dropped = self._snapshots.popitem(last=False)
+            self._entries -= _entries(dropped)
+
+
+def _entries(snapshots: Iterable[Snapshot]) -> int:
+    return sum(len(each.entries) for each in snapshots)
 
 
 def _brought(verdict: Verdict, *, is_outdated: bool) -> Brought:

@@ -10,6 +10,7 @@ Nothing is ever dead-lettered for what is the site's matter: throttling, outage,
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -121,8 +122,9 @@ class Sender:
         self._run_and_group = (run, group)
         self._in_flight = 0
         self._requests_written = 0
-        # By host, since its last answer: an outage gives them back.
-        self._charges: dict[str, list[tuple[Delivery, Charge]]] = {}
+        self._charges: dict[
+            str, deque[tuple[Delivery, Charge]]
+        ] = {}  # by host, since its last answer: an outage gives them back
         self._standing.outage_began = self._refund
         self._attempt_s = metrics.attempt_s.labels(site.name)
         self._attempts: dict[tuple[VerdictKind, str], Callable[[], None]] = {}
@@ -471,7 +473,7 @@ class Sender:
         took_s = self._clock.monotonic_s() - attempt.started_s
         charge = delivery.budget.charge(backoff, took_s=took_s, pause_s=wait_s)
         if verdict.kind is VerdictKind.AMBIGUOUS:
-            self._charges.setdefault(host, []).append((delivery, charge))
+            self._charges.setdefault(host, deque(maxlen=1_000)).append((delivery, charge))
         if (charge.attempts or charge.age_s) and is_used_up(delivery.budget, self._settings):
             return self._failed(delivery, verdict, answer)
         self._log.retry(delivery, verdict.reason, code=verdict.code, wait_s=wait_s)
