@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from worker.backfill.caps import ask_caps
+from worker.backfill.delivered import Known, ask
 from worker.backfill.extent import Standing, bounds_of, standing_of, survey
 from worker.backfill.files import FileMapper, FileSource, begun, records_of, refuse_other_files, state_in, survey_file
 from worker.backfill.plan import Plan, Prospect, Reads
@@ -31,6 +32,7 @@ from worker.inspect.coverage import Caps
 from worker.inspect.request import Signatory
 from worker.kafka.bounded import BoundedSource
 from worker.kafka.client import check_cluster
+from worker.kafka.membership import LeftOut
 from worker.kafka.progress import RULES_DIGITS, Bounds
 from worker.kafka.ranges import RangeReader, Span
 from worker.kafka.runs import commits_of
@@ -174,21 +176,32 @@ _Planned = tuple[Standing, dict[TopicPartition, Span], list[str]]
 async def _plan_kafka(live: Settings, settings: Settings, errand: Errand, counts: Plan, reading: _Reading) -> _Planned:
     before = await standing(live, errand)
     there = [] if before.has_begun else await survey(settings.kafka, errand.wanted)
-    spans = before.left() if before.has_begun else {part.partition: Span(part.begin, part.end) for part in there}
+    spans = before.left() if before.has_begun else {part.partition: part.span for part in there}
     notes = [words for part in there for words in part.words()]
+    left_out: Mapping[TopicPartition, LeftOut] = {}
+    if (known := await _known(live, errand, spans)) is not None:
+        left_out = known.left_out
+        notes += known.words()
     size = sum(span.size for span in spans.values())
     async with RangeReader.opened(settings.kafka) as reader:
         async for batch in reader.read(spans):
             partition = TopicPartition(batch[0].topic, batch[0].partition)
             done = before.done.get(partition, NOTHING_DONE)
+            others = left_out.get(partition, LeftOut())
+            passed = Done(others.runs)
             for record in batch:
-                if record.offset in done:
+                if record.offset in done or record.offset in passed:
                     counts.already_done += 1
                 else:
-                    counts.add(record)
+                    counts.add(record, others.calls.get(record.offset, ()))
             await reading.has_come(partition, batch[-1].offset + 1 - spans[partition].begin, size, counts.calls)
         notes += [f"{one}: retention deleted {count:,} offsets while it was read" for one, count in reader.lost.items()]
     return before, spans, notes
+
+
+async def _known(live: Settings, errand: Errand, spans: Mapping[TopicPartition, Span]) -> Known | None:
+    """Return what the live group has done of a range, where that is to be left out. Raises StartFailed."""
+    return await ask(live.kafka, spans) if errand.wanted.skips_delivered else None
 
 
 async def _plan_files(live: Settings, settings: Settings, errand: Errand, counts: Plan, reading: _Reading) -> _Planned:
@@ -271,14 +284,18 @@ async def _way_through_kafka(
     before = await standing(loaded.settings, errand)
     there = [] if before.has_begun else await survey(settings.kafka, errand.wanted)
     refuse_what_is_cut([words for part in there if part.is_cut for words in part.words()], errand)
+    known = await _known(loaded.settings, errand, before.left() or {part.partition: part.span for part in there})
     source = BoundedSource(
         settings.kafka,
         bounds_of(there, rules.digest[:RULES_DIGITS]),
         drain_s=settings.delivery.drain_s + settings.delivery.attempt_timeout_s,
         clock=clock,
         accept_gap=errand.accept_gap,
+        left_out=known.left_out if known is not None else None,
     )
     notes = [words for part in there for words in part.words()]
+    if known is not None:
+        notes += known.words()
     after = partial(standing, loaded.settings, errand)
     yield _Way(source, before, after, Mapper(rules), (*notes, *_changed_rules(before, rules)))
 

@@ -20,7 +20,7 @@ from tests.journeys.harness import Journey
 from tests.journeys.oracle import Appended, executed_calls, expected_calls, found_in, out_of_order, repeated
 from tests.journeys.processes import WorkerProcess
 from tests.journeys.transactions import Transactions
-from worker.sandbox.events import stream
+from worker.sandbox.events import DEMO_RULES, stream
 
 pytestmark = pytest.mark.broker
 
@@ -252,3 +252,47 @@ async def test_a_file_goes_on_after_kill_9_and_one_that_is_cut_is_named(begin: B
         assert "the gzip archive is cut off after line" in refused.stderr()
         assert "--accept-gap" in refused.stderr()
         journey.workers.remove(refused)
+
+
+@pytest.mark.timeout(120)
+async def test_what_the_live_group_has_done_is_left_out_and_what_died_there_is_not(begin: Begin):
+    async with begin(partitions=2) as journey:
+        # Two calls for each quiz: one of them fails at first, for some users.
+        rules = DEMO_RULES + SECOND_CALL
+        first = await journey.append(stream(91, count=500, users=12, share_bad=0.0))
+        for uid in ("u-00003", "u-00004"):
+            await journey.gigya.inject("code", code=400006, uid=uid, method="socialize.publishUserAction")
+        live = journey.start("live", until_end=True, rules=rules)
+        assert await live.ended() == 0, live.tail()
+        dead = {letter.key for letter in await journey.dead_letters()}
+        before = len(await journey.executions())
+        await journey.gigya.control("DELETE", "faults")
+        new = await journey.append(stream(92, count=60, users=12, share_bad=0.0))
+
+        command = ("--skip-delivered", "--sole-writer", "--from", "earliest")
+        plan = await finished(planning := backfill(journey, "plan", *command, rules=rules))
+        planning.out_file.write_text("")
+        report = await finished(backfill(journey, "run", "--yes", *command, rules=rules))
+
+        quizzes = [each for each in first if each.event.call is not None and each.event.call.action == "quiz_won"]
+        died = [each for each in quizzes if f"{journey.topic}/{each.partition}/{each.offset}".encode() in dead]
+        assert len(died) == len(dead) > 3
+        delivered = sum(line["calls"] for line in report["calls"] if line["outcome"] == "delivered")
+        of_new = sum(1 + (each.event.call.action == "quiz_won") for each in new if each.event.call is not None)
+        assert delivered == plan["calls"] == len(died) + of_new
+        executions = await journey.executions()
+        assert len(executions) == before + delivered
+        by_method = Counter((each.call.method, each.call.uid, each.call.title, each.event_id) for each in executions)
+        assert {key: times for key, times in by_method.items() if times > 1} == {}
+        assert report["ledger"]["already_done"] == len(first) - len(died)
+        assert any("will make these calls itself" in note for note in report["notes"])
+
+
+SECOND_CALL = """
+  - name: quiz-shared
+    on: [quiz.won]
+    publishUserAction:
+      UID: ${ event.user.uid }
+      userAction:
+        title: ${ event.id }
+"""

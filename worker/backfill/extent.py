@@ -37,6 +37,10 @@ class Part:
         return self.end - self.begin
 
     @property
+    def span(self) -> Span:
+        return Span(self.begin, self.end)
+
+    @property
     def is_cut(self) -> bool:
         """Return whether something of the range is not there, or may not be."""
         return bool(self.gone or self.held_back or self.oldest_ms is not None)

@@ -8,7 +8,7 @@ which the calls will be made: a replay of a year counts as of today. What users 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from worker.errors import RecordError
 from worker.gigya.calls import Call
 from worker.inspect.coverage import CAP_WINDOW_S, Caps
 from worker.inspect.request import MaskedRequest, Signatory, masked_request
-from worker.model import Event, Json, Record, TopicPartition
+from worker.model import CallName, Event, Json, Record, TopicPartition
 
 FIRST = 3
 
@@ -76,8 +76,8 @@ class Plan:
         self.actions: dict[tuple[str, str], ActionPlan] = {}
         self.first: list[Planned] = []
 
-    def add(self, record: Record) -> None:
-        """Count one record."""
+    def add(self, record: Record, left_out: Collection[CallName] = ()) -> None:
+        """Count one record, without some of its calls."""
         self.records += 1
         try:
             events = self._mapper.decode(record)
@@ -89,7 +89,8 @@ class Plan:
         if not calls:
             self.filtered += 1
         for call in calls:
-            self._add(call, record)
+            if call.name not in left_out:
+                self._add(call, record)
 
     def _add(self, call: Call, record: Record) -> None:
         action = call.params.get("action", call.method.rule_key)

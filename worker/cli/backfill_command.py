@@ -103,6 +103,13 @@ Sole: TypeAlias = Annotated[
         "Gigya's action log can prove that a call was executed.",
     ),
 ]
+Skip: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--skip-delivered",
+        help="Leave out what the live group has done of the range, as far as its offsets and dead letters tell.",
+    ),
+]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Make the calls.")]
 PlanOnly: TypeAlias = Annotated[bool, typer.Option("--plan", help="Show what a run would do; so without --yes.")]
 ReportFile: TypeAlias = Annotated[
@@ -123,6 +130,7 @@ def backfill(
     rules: Rules = None,
     rate: Rate = None,
     run_id: RunId = None,
+    skip_delivered: Skip = False,
     accept_gap: Gap = False,
     sole_writer: Sole = False,
     plan: PlanOnly = False,
@@ -144,10 +152,12 @@ def backfill(
         raise typer.BadParameter("--plan shows, and --yes makes the calls: say one of them")
     loaded, ruleset = settings_and_rules(config, rules)
     settings = loaded.settings
+    if file and skip_delivered:
+        raise typer.BadParameter("--skip-delivered asks what became of Kafka's records: lines of files are others")
     if file:
         wanted = _wanted_files(settings, file, topic, rules, has_range=bool(from_ or to or offsets))
     else:
-        wanted = _wanted(settings, topic, from_, to, offsets, rules)
+        wanted = replace(_wanted(settings, topic, from_, to, offsets, rules), skips_delivered=skip_delivered)
     from worker import logs
 
     key_lines = {line for site in settings.sites.values() for line in secrets_of(site)}

@@ -15,7 +15,7 @@ from aiokafka import TopicPartition as Theirs
 from aiokafka import errors as kafka_errors
 
 from worker.clock import Clock
-from worker.kafka.membership import Position, untouched
+from worker.kafka.membership import Found, LeftOut, Position, untouched
 from worker.kafka.progress import Bounds, Unusable, decode_progress
 from worker.kafka.settings import KafkaSettings
 from worker.kafka.source import COMMIT_LIMIT_S, CommitFailed, KafkaSource, SourceFailed
@@ -45,17 +45,22 @@ class BoundedSource(KafkaSource):
         drain_s: float,
         clock: Clock,
         accept_gap: bool = False,
+        left_out: Mapping[TopicPartition, LeftOut] | None = None,
     ) -> None:
         """`bounds` are those of a run that has not begun; where the group has committed some, these are what counts."""
         super().__init__(settings, drain_s=drain_s, clock=clock, accept_gap=accept_gap)
         self._needs_metadata = True
         self._wanted = bounds
+        self._left_out = left_out or {}
         self._bounds: dict[TopicPartition, Bounds] = {}
         self.passed: dict[TopicPartition, int] = {}  # gaps that were accepted: how many offsets were lost
 
     def bounds(self, partition: TopicPartition) -> Bounds:
         """Return the range of a partition of ours. KeyError for one never owned."""
         return self._bounds[partition]
+
+    def found(self, partition: TopicPartition) -> Found:
+        return super().found(partition)._replace(left_out=self._left_out.get(partition, LeftOut()))
 
     @property
     def has_had_share(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
@@ -19,7 +20,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from worker.clock import Clock
 from worker.kafka.progress import Bounds, Note, Progress, fit
-from worker.model import TopicPartition
+from worker.model import CallName, TopicPartition
 
 ABANDON_LIMIT_S = 5.0
 
@@ -31,11 +32,19 @@ class Position(NamedTuple):
     metadata: str = ""
 
 
+class LeftOut(NamedTuple):
+    """What a backfill leaves out, because another group has done it. It is not among what the run's commits tell."""
+
+    runs: tuple[range, ...] = ()  # offsets, ascending
+    calls: Mapping[int, frozenset[CallName]] = MappingProxyType({})  # of other records by offset: these calls
+
+
 class Found(NamedTuple):
     """How a partition stood when it was assigned to us."""
 
     committed: Position | None  # by the group; None: it never committed anything for it
     end: int  # one above the last record that could be read
+    left_out: LeftOut = LeftOut()
 
 
 def untouched(offset: int, bounds: Bounds | None = None) -> Position:

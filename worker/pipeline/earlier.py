@@ -8,12 +8,12 @@ reached is suspect: he reads no further than `max_ahead` above the committed off
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worker.kafka.membership import Found, untouched
 from worker.kafka.progress import Bounds, Mark, Started, Unusable, decode_progress
-from worker.model import Outcome, OutcomeKind
+from worker.model import CallName, Outcome, OutcomeKind
 
 # How a call ended before a restart, of which only the kind is known. The labels are those that such ends have.
 _OUTCOMES: Mapping[Mark, Outcome] = {
@@ -21,6 +21,8 @@ _OUTCOMES: Mapping[Mark, Outcome] = {
     Mark.CAPPED: Outcome(OutcomeKind.CAPPED, "limit_reached", text="capped before a restart"),
     Mark.STALE: Outcome(OutcomeKind.STALE, "stale", text="stale before a restart"),
 }
+
+_LEFT_OUT = Outcome(OutcomeKind.DELIVERED, "ok", text="done by the live group")
 
 
 class Done:
@@ -72,6 +74,8 @@ class Earlier:
     left: Mapping[str, str] = field(default_factory=dict)  # site -> what its sender left behind
     is_first: bool = False  # nobody of the group has owned the partition before
     bounds: Bounds | None = None  # of a backfill: every commit hands them on
+    left_out: Done = field(default_factory=Done)  # of a backfill: another group has done these records
+    left_out_calls: Mapping[int, frozenset[CallName]] = field(default_factory=dict)  # ... and these calls of others
     ignored: str = ""  # why the commit's metadata was not used, though there was some, or should have been
 
     def may_have_letter(self, offset: int) -> bool:
@@ -106,6 +110,11 @@ class Earlier:
         return [_before(mark, is_below) for mark in started.calls]
 
 
+def left_out(call: CallName, names: Collection[CallName], known: CallBefore) -> CallBefore:
+    """Return what is known of a call of which another group may have told the end."""
+    return CallBefore(_LEFT_OUT) if call in names and known.outcome is None else known
+
+
 def _before(mark: Mark, is_below: bool) -> CallBefore:
     outcome = _OUTCOMES.get(mark)
     if outcome is not None:
@@ -118,7 +127,7 @@ def earlier_of(found: Found, *, max_ahead: int) -> Earlier:
 
     What lies above the partition's end of then came later: no earlier owner can have read it.
     """
-    committed, end = found
+    committed, end, left_out = found
     if committed is None:
         return Earlier(is_first=True)  # without a commit nothing was attempted
     try:
@@ -132,6 +141,8 @@ def earlier_of(found: Found, *, max_ahead: int) -> Earlier:
         letters_below=progress.letters_below,
         is_first=committed == untouched(committed.offset, progress.bounds),
         bounds=progress.bounds,
+        left_out=Done(left_out.runs),
+        left_out_calls=left_out.calls,
         done=Done(progress.done),
         started=progress.started,
         left=progress.left,

@@ -18,6 +18,7 @@ from worker.gigya.calls import Call
 from worker.kafka.progress import RULES_DIGITS
 from worker.metrics import Metrics
 from worker.model import Event, Json, Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
+from worker.pipeline.earlier import left_out
 from worker.pipeline.flood_guard import Flood, FloodGuard
 from worker.pipeline.lanes import Job
 from worker.pipeline.ledger import Ledger
@@ -114,13 +115,14 @@ class Handler:
         unwanted = empty = known = 0
         earlier = progress.earlier
         done = earlier.done if progress.position < earlier.done.end else None
+        others = earlier.left_out if progress.position < earlier.left_out.end else None
         index = begin
         try:
             for index in range(begin, len(records)):
                 record = records[index]
                 if not index % LOOK_EVERY and self._is_enough(progress, record, until_s, max_ahead):
                     break
-                if done is not None and record.offset in done:
+                if (done is not None and record.offset in done) or (others is not None and record.offset in others):
                     known += 1
                     continue
                 try:
@@ -177,6 +179,8 @@ class Handler:
         assert queue is not None  # noqa: S101  # wired before the first record is read
         offset, suspects, is_ended = record.offset, 0, True
         before = progress.earlier.calls(offset, ticket.rules_digest[:RULES_DIGITS], len(calls))
+        if names := progress.earlier.left_out_calls.get(offset):
+            before = [left_out(call.name, names, known) for call, known in zip(calls, before, strict=True)]
         for index, (call, known) in enumerate(zip(calls, before, strict=True)):
             if known.outcome is not None:
                 ticket.call_ended(index, known.outcome)
