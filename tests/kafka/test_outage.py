@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,12 +19,18 @@ from worker.sandbox.broker import LocalKafka, Topic, create_topics
 pytestmark = pytest.mark.broker
 
 
-@pytest.fixture
-async def kafka() -> AsyncIterator[LocalKafka]:
-    kafka = await asyncio.to_thread(LocalKafka)
-    await asyncio.to_thread(kafka.start)
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalKafka]:
+    kafka = LocalKafka()
     yield kafka
-    await asyncio.to_thread(kafka.close)
+    kafka.close()
+
+
+@pytest.fixture
+def kafka(broker: LocalKafka) -> LocalKafka:
+    """A broker that runs, whatever the test before has done to it."""
+    broker.start()
+    return broker
 
 
 async def test_a_crash_of_the_broker_loses_no_record_and_bounds_every_wait(kafka, fresh_name, monkeypatch):
@@ -83,6 +89,41 @@ async def test_a_clean_stop_in_the_middle_of_writes_costs_next_to_nothing_while_
     await producer.stop()
 
 
+@pytest.mark.timeout(90)
+async def test_a_topic_with_too_few_replicas_in_sync_is_told_apart_from_brokers_that_are_away(fresh_name):
+    """Kafka takes min.insync.replicas for no more than a topic has: it needs a second node to refuse."""
+    kafka = await asyncio.to_thread(lambda: LocalKafka(nodes=2))
+    try:
+        await asyncio.to_thread(kafka.start)
+        letters = fresh_name("letters")
+        two = {"cleanup.policy": "compact", "min.insync.replicas": "2"}
+        await create_topics(kafka.bootstrap(), [Topic(letters, 1, 2, two)])
+        scene = KafkaScene(kafka.bootstrap(), fresh_name)
+        settings = scene.settings(["unread"], "unread").model_copy(update={"dead_letter_topic": letters})
+        producer = KafkaProducer(settings, send_limit_s=4.0)
+        await producer.start()
+        await producer.send(letters, b"k", b"1", [])
+        await asyncio.to_thread(kafka.kill, 2)
+        used_s = time.process_time()
+        with pytest.raises(WriteFailed, match=r"min\.insync\.replicas"):
+            await producer.send(letters, b"k", b"2", [])
+        assert time.process_time() - used_s < 1.0
+        await asyncio.to_thread(kafka.start, 2)
+        async with asyncio.timeout(20):
+            await _until_written(producer, letters)
+        await producer.stop()
+    finally:
+        await asyncio.to_thread(kafka.close)
+
+
+async def _until_written(producer: KafkaProducer, topic: str) -> None:
+    while True:
+        try:
+            return await producer.send(topic, b"k", b"3", [])
+        except WriteFailed:
+            continue
+
+
 async def test_a_topic_that_is_deleted_is_named_as_the_reason_and_written_to_when_it_is_back(kafka, fresh_name):
     scene = KafkaScene(kafka.bootstrap(), fresh_name)
     (partition,) = await scene.topic(settings={"cleanup.policy": "compact"})
@@ -97,12 +138,7 @@ async def test_a_topic_that_is_deleted_is_named_as_the_reason_and_written_to_whe
             await producer.send(partition.topic, b"k", b"2", [])
     await create_topics(kafka.bootstrap(), [Topic.dead_letters(partition.topic)])
     async with asyncio.timeout(10):
-        while True:
-            try:
-                await producer.send(partition.topic, b"k", b"3", [])
-                break
-            except WriteFailed:
-                continue
+        await _until_written(producer, partition.topic)
     await producer.stop()
 
 

@@ -15,6 +15,7 @@ from worker.kafka.checks import Finding, check_cluster, examine_cluster
 from worker.kafka.login import why
 from worker.kafka.permissions import Operation, missing
 from worker.kafka.settings import KafkaSettings, SecuritySettings, connection
+from worker.kafka.wording import wording
 
 __all__ = [
     "Finding",
@@ -33,6 +34,9 @@ SEND_LIMIT_S = 15.0
 ASK_AGAIN_S = 0.25
 FLUSH_LIMIT_S = 0.2
 DISCARD_LIMIT_S = 2.0
+_NOT_ACKNOWLEDGED = (
+    "see that the topic has leaders, and min.insync.replicas replicas of each in sync (kafka-topics.sh --describe)"
+)
 # Of the second the library says it when a login may write to no topic at all: it gets no place to write from.
 MAY_NOT_WRITE = (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError)
 
@@ -90,7 +94,11 @@ class KafkaProducer:
     async def _why(self, error: BaseException) -> str:
         if isinstance(error, MAY_NOT_WRITE):
             return missing(self._settings, Operation.Write, "topic", self._settings.dead_letter_topic)
-        return await why(self._settings, error)
+        reason = await why(self._settings, error)
+        if isinstance(error, TimeoutError) and reason == wording(error):
+            # The brokers answer, and have not acknowledged. The library keeps to itself what they said.
+            return f"no acknowledgement within {self._send_limit_s:g} s: {_NOT_ACKNOWLEDGED}"
+        return reason
 
     async def _connect(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
