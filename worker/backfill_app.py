@@ -166,7 +166,7 @@ class _Reading:
         self._passed[partition] = passed
         done = sum(self._passed.values())
         self._pace.note(self._clock.monotonic_s(), done)
-        self._show(Sight(done, size, calls, 0, self._pace.left_s(size - done), "planning"))
+        self._show(Sight(done, size, calls, 0, self._pace.left_s(size - done)))
         await self._clock.sleep(0)
 
 

@@ -93,4 +93,6 @@ def test_an_offset_is_left_out_if_and_only_if_it_was_passed_and_did_not_die(
         merged.append(run)
     known = known_of(SPANS, committed(offset, *merged), letters(*map(letter, dead)))
     found = {each for run in known.left_out[P0].runs for each in run}
-    assert found == {each for each in range(10, 100) if (each < offset or each in done) and each not in dead}
+    assert found == {
+        each for each in range(10, 100) if (each < offset or (each > offset and each in done)) and each not in dead
+    }

@@ -79,7 +79,7 @@ def test_a_run_stands_where_its_commits_say() -> None:
     assert run.has_begun
     assert not run.is_finished
     assert run.left() == {P0: Span(40, 60)}
-    assert (run.size, run.behind, run.rules) == (50, 30, "r1")
+    assert (run.size, run.behind, run.rules) == (50, 35, "r1")
     assert 47 in run.done[P0]
     assert standing_of("g", {P0: committed(60, Bounds(10, 60))}).is_finished
     assert not standing_of("g", {}).has_begun

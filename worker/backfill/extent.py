@@ -154,8 +154,10 @@ class Standing:
 
     @property
     def behind(self) -> int:
-        """Return how many offsets lie below the watermarks."""
-        return self.size - sum(span.size for span in self.left().values())
+        """Return how many offsets are done: those below the watermarks, and those that the maps name."""
+        left = self.left()
+        in_maps = sum(len(run) for one in left for run in self.done[one].runs)  # a map ends with the range
+        return self.size - sum(span.size for span in left.values()) + in_maps
 
     @property
     def rules(self) -> str:

@@ -73,7 +73,7 @@ def words(sight: Sight) -> str:
     left = "" if sight.left_s is None else f", about {duration(sight.left_s)} left"
     share = sight.done / sight.size
     note = f"  {sight.note}" if sight.note else ""
-    return f"{sight.done:,}/{sight.size:,} ({share:.1%}), {sight.calls:,} calls ended{left}{note}"
+    return f"{sight.done:,}/{sight.size:,} ({share:.1%}), {sight.calls:,} calls{left}{note}"
 
 
 def duration(seconds: float) -> str:
@@ -104,8 +104,8 @@ def _plan_lines(prospect: Prospect) -> Iterator[str]:
     plan = prospect.plan
     share = f"{plan.filtered / plan.records:8.1%}" if plan.records else ""
     yield (
-        f"Plan of run {prospect.run_id} (read {counted(prospect.partitions, 'partition')},"
-        f" {counted(plan.records, 'record')} with {counted(plan.events, 'event')} in {prospect.took_s:.1f} s)"
+        f"Plan of run {prospect.run_id} (read {counted(prospect.partitions, 'partition')}, {plan.records:,} records,"
+        f" {plan.events:,} events in {prospect.took_s:.1f} s)"
     )
     yield from (f"  ! {note}" for note in prospect.notes)
     if prospect.behind:
