@@ -34,7 +34,7 @@ def view_of(
     }
     return WorkerView(
         engine=SimpleNamespace(**state | engine),  # type: ignore[arg-type]
-        handler=SimpleNamespace(flood=None, held_bytes=0, rules_digest="d1g35t"),  # type: ignore[arg-type]
+        handler=SimpleNamespace(flood=None, held_bytes=0, letters_waiting=0, rules_digest="d1g35t"),  # type: ignore[arg-type]
         lanes=SimpleNamespace(statistics=dict),  # type: ignore[arg-type]
         ledger=SimpleNamespace(  # type: ignore[arg-type]
             imbalances=lambda _: list(imbalances), total=lambda _: "", balanced=lambda _: True, lines=lambda _: {}

@@ -192,13 +192,13 @@ class WorkerView:
                 "remedy": OWN_REASONS["not_compacted"].remedy,
             }
         if status.failing_since_s is None:
-            return {"state": "ok", "waiting": status.waiting, "written": status.written}
+            return {"state": "ok", "waiting": self._handler.letters_waiting, "written": status.written}
         return {
             "state": "failing",
             "reason": status.reason,
             "text": status.text,
             "since": _time_text(status.failing_since_s),
-            "waiting": status.waiting,
+            "waiting": self._handler.letters_waiting,
             "remedy": status.remedy,
         }
 

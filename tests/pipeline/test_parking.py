@@ -131,9 +131,11 @@ async def test_the_letter_waits_for_the_acknowledgement_and_the_offset_for_the_l
         await settle()
         assert house.watermark == 0
         assert not house.handler.park(house.ticket(0), ANNA)
+        assert house.handler.letters_waiting == 1
         house.letters.accept()
         await settle()
         assert house.watermark == 1
+        assert house.handler.letters_waiting == 0
 
 
 async def test_parking_waits_for_the_attempt_in_flight_and_an_undecided_one_may_have_been_executed() -> None:

@@ -399,6 +399,11 @@ class Handler:
         """Return why the flood guard holds the worker; None while it does not."""
         return self._guard.flood
 
+    @property
+    def letters_waiting(self) -> int:
+        """Return how many records end by a write into the dead-letter topic that is not acknowledged yet."""
+        return len(self._letters)
+
     def letters_under_way(self, partitions: set[TopicPartition]) -> bool:
         """Return whether dead letters of these partitions wait to be written or acknowledged."""
         return self._letters.are_under_way(partitions)

@@ -49,6 +49,10 @@ class Letters:
         self._writing: dict[Ticket, asyncio.Task[None]] = {}
         self.commit_due = asyncio.Event()  # a record is to be named, or its offset may pass: not in a second, but now
 
+    def __len__(self) -> int:
+        """Return how many records wait to be named, to be written, or for the acknowledgement."""
+        return len(self._unnamed) + len(self._waiting) + len(self._writing)
+
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._unnamed or ticket in self._writing or any(each is ticket for each, _ in self._waiting)
 
