@@ -241,3 +241,23 @@ def test_a_permit_that_is_given_back_while_the_days_limit_is_reached_costs_no_lo
     serial = quota.take(now_s, waited=True)
     quota.written(serial, now_s)
     assert quota.due_s(now_s) > now_s + 50.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(2.0, 300.0), st.integers(0, 10**6), st.floats(0.0, 1.5))
+def test_a_process_that_follows_another_at_once_exceeds_the_window_of_neither(
+    rate: float, seed: int, gap_s: float
+) -> None:
+    rng = random.Random(seed)
+    before = permits_under_load(Quota(rate, 0.0), 3.0, rng)
+    following = Quota(rate, 0.0)
+    following.assume_used(gap_s)
+    after = [3.0 + at_s for at_s in permits_under_load(following, 3.0, rng)]
+    assert most_in_a_second(before + after) <= rate + 1
+    assert after[0] <= 3.0 + gap_s + 1.1
+
+
+def test_without_a_limit_nobody_waits_for_a_second_that_another_may_have_used() -> None:
+    quota = Quota(None, 0.0)
+    quota.assume_used(5.0)
+    assert quota.due_s(5.0) <= 5.0

@@ -106,3 +106,17 @@ async def test_a_call_in_doubt_is_named_and_holds_the_time_from_which_unfinished
     assert left is not None
     assert left.in_doubt == (kind_of("u1", "watched", None),)
     assert left.first_s == pytest.approx(begun_s, abs=1.5)
+
+
+async def test_only_the_first_partition_that_others_had_before_costs_a_process_a_second_of_its_quota() -> None:
+    scene = make_scene(OK, quota_per_s=10.0)
+    ladder = scene.sender.ladder
+    ladder.recall(PARTITION, "", nothing_before=True)
+    assert scene.sender.status().permit_in_s == 0.0
+    scene = make_scene(OK, quota_per_s=10.0)
+    ladder = scene.sender.ladder
+    ladder.recall(PARTITION, "", suspects_below=5)
+    assert scene.sender.status().permit_in_s == pytest.approx(1.0, abs=0.01)
+    await scene.clock.advance(2.0)
+    ladder.recall(PARTITION, "", suspects_below=5)
+    assert scene.sender.status().permit_in_s == 0.0

@@ -74,6 +74,7 @@ class Ladder:
         self._own = self._inquiry.own
         self._left = self._inquiry.left
         self._forbidden_until_s = -math.inf
+        self._has_owned = False  # a partition, at any time
 
     # --- what attempts report -----------------------------------------------------------------------------------
 
@@ -178,6 +179,10 @@ class Ladder:
         Records below `suspects_below` may have calls that it has made; `ends_are_known` when it is known which calls
         of unfinished records had ended. `nothing_before`: the group has never had an owner of this partition.
         """
+        if not self._has_owned and not nothing_before:
+            # The process before may have used the quota until a moment ago; what we use ourselves is counted.
+            self._means.gate.quota.assume_used(self._clock.monotonic_s())
+        self._has_owned = True
         left = decode(note) if isinstance(note, str) else note
         recent = NOTHING if nothing_before else left
         self._left.recall(partition, recent, suspects_below=suspects_below, ends_are_known=ends_are_known)

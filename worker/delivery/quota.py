@@ -193,6 +193,11 @@ class Quota:
         self._rate = min(self._rate, quota_per_s) if self._rate is not None and was_lowered else quota_per_s
         self._respace(self._rate, now_s)
 
+    def assume_used(self, now_s: float) -> None:
+        """Take the last second for used up, by somebody who is gone and could not tell."""
+        if self._rate is not None:
+            self._hold_until_s = max(self._hold_until_s, now_s + 1.0 + _WINDOW_MARGIN_S)
+
     def _window_due_s(self, rate: float, now_s: float) -> float:
         size = math.ceil(rate)  # so that the span is never less than a second
         span_s = size / rate + _WINDOW_MARGIN_S
