@@ -496,11 +496,19 @@ def again(delivery: Delivery) -> Delivery:
     return Delivery(delivery.call, delivery.partition, delivery.offset, delivery.timestamp_ms, suspect=True)
 
 
+def commit(scene: Scene) -> str:
+    """Let the group hear what there is to tell, and return it."""
+    note = scene.sender.ladder.left_behind(PARTITION, 0, 3000)
+    scene.sender.ladder.acknowledged(PARTITION, scene.sender.ladder.serial(PARTITION))
+    return note
+
+
 async def come_back(scene: Scene, *, after_s: float = 5.0, left_by_another: bool) -> None:
     """Lose the partition with the last commits, and get it back some seconds later."""
     note = scene.sender.ladder.left_behind(PARTITION, 0, 3000) if left_by_another else ""
     await scene.advance(after_s)
     scene.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True)
+    commit(scene)
 
 
 def answers_with_time(scene: Scene, *answers: Answer) -> None:
@@ -566,6 +574,63 @@ async def test_a_call_of_ours_that_another_owner_has_told_of_too_accounts_for_on
     await come_back(scene, left_by_another=True)
     outcome = await until_ended(scene, again(in_doubt))
     assert outcome.reason == "found_in_log" or metric(scene, "possible_duplicates_total") == 1
+
+
+# --- a crash after a call was sent again -----------------------------------------------------------------------------
+
+
+async def test_a_call_is_sent_again_unasked_only_once_the_group_knows_that_it_may_have_been_made() -> None:
+    scene = make_scene()
+    answers_with_time(scene, OK, TIMEOUT, OK)
+    scene.sender.ladder.recall(PARTITION, "", nothing_before=True)
+    await until_ended(scene, scene.delivery("u2"))
+    commit(scene)
+    scene.transport.log = lambda _: reply(0)  # tells nothing
+    delivery = scene.delivery()
+    for _ in range(100):  # the broker is away
+        result = await scene.once(delivery)
+        assert isinstance(result, Later)
+        await scene.advance((result.wait_s or 0.0) + 0.01)
+    assert len(scene.transport.calls()) == 2
+    commit(scene)
+    assert (await until_ended(scene, delivery)).reason == "ok"
+
+
+async def test_a_suspect_is_sent_again_unasked_only_once_the_group_knows_that_it_is_one_still() -> None:
+    scene = make_scene()
+    scene.sender.ladder.recall(PARTITION, "", suspects_below=100)
+    scene.transport.log = lambda _: reply(0)
+    delivery = scene.delivery(suspect=True)
+    for _ in range(100):
+        result = await scene.once(delivery)
+        assert isinstance(result, Later)
+        await scene.advance((result.wait_s or 0.0) + 0.01)
+    assert not scene.transport.calls()
+    commit(scene)
+    assert (await until_ended(scene, delivery)).reason == "ok"
+
+
+async def test_the_second_entry_of_a_call_that_was_sent_again_is_not_taken_for_its_successors() -> None:
+    """The owner dies after the second attempt, with no commit since the doubt was told: a loss otherwise."""
+    scene = make_scene()
+    answers_with_time(scene, OK, TIMEOUT, OK)
+    scene.sender.ladder.recall(PARTITION, "", nothing_before=True)
+    await until_ended(scene, scene.delivery("u2"))
+    commit(scene)
+    first, successor = scene.delivery(), scene.delivery()
+    await scene.once(first)
+    note = commit(scene)
+    scene.transport.log = lambda _: reply(0)
+    await until_ended(scene, first)
+    following = make_scene()
+    following.clock.step_wall_clock(scene.clock.now_s() - following.clock.now_s() + 8.0)
+    answers_with_time(following, OK)
+    following.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True)
+    commit(following)
+    log_of(following, 8.0, 9.0)
+    assert (await until_ended(following, again(first))).reason == "found_in_log"
+    assert (await until_ended(following, again(successor))).reason == "ok"
+    assert metric(following, "possible_duplicates_total") == 1
 
 
 def _executed(scene: Scene) -> int:

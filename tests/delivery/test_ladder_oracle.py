@@ -52,6 +52,7 @@ class Rough:
     users: int = 3
     daily_cap: int = 1000
     changes: tuple[str, ...] = ("dies",)
+    commits_every_s: float = 1.0  # more: the broker is slow, or away for a while
 
 
 @dataclass
@@ -266,14 +267,16 @@ class Process:
         world = self._world
         # The horizon: beyond it no call is attempted before a commit; here all calls are below it.
         watermark = min((o for _, o, _ in world.calls if o not in self.ended), default=len(world.calls))
-        note = self.sender.ladder.left_behind(PARTITION, watermark, 3000)
+        ladder = self.sender.ladder
+        note = ladder.left_behind(PARTITION, watermark, 3000)
+        ladder.acknowledged(PARTITION, ladder.serial(PARTITION))
         below = len(world.calls) if suspects is None else max(suspects, default=-1) + 1
         world.commit = Commit(frozenset(self.ended), note, below, suspects)
 
     async def _commit(self) -> None:
         while True:
             self._tell()
-            await self._world.clock.sleep(1.0)
+            await self._world.clock.sleep(self._world.rng.uniform(0.5, 1.5) * self._world.rough.commits_every_s)
 
     async def die(self) -> None:
         tasks = [self._asking, self._committing, *self._assignment.tasks]
@@ -390,6 +393,7 @@ def roughness(draw: st.DrawFn) -> Rough:
         offset_s=draw(st.sampled_from((0.0, -300.0, 40.0))),
         others_write=draw(st.booleans()),
         daily_cap=draw(st.sampled_from((1000, 4))),
+        commits_every_s=draw(st.sampled_from((1.0, 1.0, 8.0))),
         changes=draw(st.sampled_from((CHANGES[:1], CHANGES[1:], CHANGES))),
         users=(users := draw(st.sampled_from((2, 6, 20)))),
         calls=min(80, 15 * users),

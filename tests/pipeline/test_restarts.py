@@ -403,6 +403,10 @@ class MemoryOfASite:
         self.limits: list[int] = []
         self.was_first: list[bool] = []
         self.heard: list[tuple[str, int, bool]] = []
+        self.told = -1
+
+    def acknowledged(self, partition: TopicPartition, serial: int) -> None:
+        self.told = serial
 
     def left_behind(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
         self.limits.append(limit_characters)
@@ -422,6 +426,25 @@ class MemoryOfASite:
     ) -> None:
         self.heard.append((note, suspects_below, ends_are_known))
         self.was_first.append(nothing_before)
+
+
+async def test_a_sender_hears_what_of_its_words_the_group_has_and_a_commit_that_failed_told_nothing() -> None:
+    world, memory = Restarts(), MemoryOfASite("word")
+    world.append("u1")
+    member = world.start(memories={"main": memory})
+    await world.clock.advance(3)
+    assert memory.told == 0
+    member.source.refuses_commits = True
+    memory.changes, memory.word = 7, "other"
+    await world.clock.advance(5)
+    assert memory.told == 0
+    member.source.refuses_commits = False
+    await world.clock.advance(2)
+    assert memory.told == 7
+    memory.changes = 8  # and nothing else is to be said: the group has the words
+    await world.clock.advance(2)
+    assert memory.told == 8
+    await world.stop(member)
 
 
 async def test_what_a_sender_has_to_leave_behind_makes_a_commit_due_though_no_record_has_moved() -> None:

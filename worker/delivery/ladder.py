@@ -34,6 +34,8 @@ from worker.model import Outcome, OutcomeKind, TopicPartition
 
 # Who may not ask now may not ask in a minute either; a permission that was granted is found out after so long.
 _FORBIDDEN_S = 60.0
+# How soon to look again whether the group has been told of a doubt. A commit is made every second.
+_UNTIL_TOLD_S = 0.1
 # A log that refuses one user's question with what may be about the key: so often, then it is about the user.
 _UNCLEAR_AT_MOST = 3
 
@@ -83,6 +85,7 @@ class Ladder:
         since_s = self._inquiry.since_s(delivery.partition)
         delivery.doubt = Doubt(failure, since_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
         self._left.suspected(delivery)
+        delivery.doubt.told_from = self._left.suspects_told_from(delivery.partition)
         delivery.may_be_executed = True
 
     def doubted(self, attempt: Attempt, failure: Outcome) -> None:
@@ -101,6 +104,7 @@ class Ladder:
             noted.is_open = True
             doubt.attempts.append(noted)
         self._left.doubted(delivery)
+        doubt.told_from = self._left.serial(delivery.partition)
         delivery.may_be_executed = True
 
     def after_doubt(self, delivery: Delivery, later: Later) -> Outcome | Later:
@@ -118,6 +122,8 @@ class Ladder:
         if doubt is None:
             # Not of ours: an earlier process made it, and nobody told us that it may have.
             doubt = delivery.doubt = Doubt(failure, now_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
+            self._left.doubted(delivery)
+            doubt.told_from = self._left.serial(delivery.partition)
         was_absent = doubt.says is LogSays.ABSENT
         doubt.ask_again(now_s, times=1 if was_absent else 2)
         doubt.has_arrived = True
@@ -164,6 +170,10 @@ class Ladder:
     def serial(self, partition: TopicPartition) -> int:
         """Return a number that is another one whenever `left_behind` may say something else."""
         return self._left.serial(partition)
+
+    def acknowledged(self, partition: TopicPartition, serial: int) -> None:
+        """Note that a commit which says what there was to say at this serial has arrived."""
+        self._left.acknowledged(partition, serial)
 
     def recall(
         self,
@@ -251,6 +261,11 @@ class Ladder:
         wait_s = doubt.not_before_s - self._clock.monotonic_s()
         if wait_s > 0:
             return Later(doubt.failure.reason, wait_s)
+        is_told = self._left.knows(delivery.partition, doubt.told_from)
+        if step is not Step.CLEARED_BY_LOG and leaves_entries(delivery.call) and not is_told:
+            # Else, should we die, the next owner would expect one entry of this call, find two, and take the second
+            # for that of an identical call which was never made.
+            return Later(reasons.ASKING_THE_LOG, _UNTIL_TOLD_S)
         doubt.step = step
         delivery.may_be_executed = step is not Step.CLEARED_BY_LOG
         if step is Step.CLEARED_BY_LOG:

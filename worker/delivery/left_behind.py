@@ -27,6 +27,8 @@ class LeftBehind:
         self._clock = clock
         self._open: dict[TopicPartition, dict[Delivery, float]] = {}
         self._serials: dict[TopicPartition, int] = {}  # counts what happened
+        self._recalled: dict[TopicPartition, int] = {}  # at which serial it became ours
+        self._told: dict[TopicPartition, int] = {}  # up to which serial the group knows it
         self._heads: dict[tuple[TopicPartition, str], Delivery | None] = {}  # None: it is decided
         self._notes: dict[TopicPartition, tuple[tuple[int, bool], str]] = {}
 
@@ -62,6 +64,8 @@ class LeftBehind:
         self._open.pop(partition, None)
         self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
         self._happened(partition)
+        self._recalled[partition] = self.serial(partition)
+        self._told.pop(partition, None)
 
     def note(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
         """Return what to leave behind. The same as last time where nothing has happened since: then it holds still."""
@@ -76,6 +80,18 @@ class LeftBehind:
     def serial(self, partition: TopicPartition) -> int:
         """Return a number that is another one whenever something has happened that a note tells."""
         return self._serials.get(partition, 0)
+
+    def acknowledged(self, partition: TopicPartition, serial: int) -> None:
+        """Note that the group has what was to be told when the serial was this."""
+        self._told[partition] = serial
+
+    def suspects_told_from(self, partition: TopicPartition) -> int:
+        """Return from which serial on the group is told that there are suspects: by every commit of ours."""
+        return self._recalled.get(partition, 0)
+
+    def knows(self, partition: TopicPartition, serial: int) -> bool:
+        """Say whether the group has been told what happened up to this serial, or nobody tells it anything."""
+        return partition not in self.earlier or self._told.get(partition, -1) >= serial
 
     def _happened(self, partition: TopicPartition) -> None:
         self._serials[partition] = self._serials.get(partition, 0) + 1

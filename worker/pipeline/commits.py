@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -47,6 +47,10 @@ class Memory(Protocol):
         """Return a number that is another one whenever `left_behind` may say something else."""
         ...
 
+    def acknowledged(self, partition: TopicPartition, serial: int) -> None:
+        """Hear that the group has what `left_behind` had to say at this serial."""
+        ...
+
     def recall(
         self,
         partition: TopicPartition,
@@ -58,6 +62,9 @@ class Memory(Protocol):
     ) -> None:
         """Take up at an assignment what the owner before left behind, before a record is handed out."""
         ...
+
+
+_Serials: TypeAlias = Sequence[tuple[TopicPartition, Memory, int, int]]
 
 
 class CommitLoop:
@@ -129,6 +136,8 @@ class CommitLoop:
                 left_serial=self._left_serial,
                 partitions=partitions,
             )
+            heard = self._serials(partitions)
+            self._told(heard, but=due)  # of these the group has the same words already
             if not due:
                 if partitions is None:
                     self.last_error = ""  # what could not be committed is not ours any more
@@ -138,9 +147,26 @@ class CommitLoop:
             named = self._offsets.acknowledged(due, implied_ahead=None if is_kept else self._max_ahead)
             self.last_error = ""
             self._metrics.commits.labels("ok").inc()
+            self._told(heard)
         for partition in due:
             self._lanes.horizon_moved(partition)
         self._handler.named(named)
+
+    def _serials(self, partitions: Collection[TopicPartition] | None) -> _Serials:
+        """Return what the senders have to say now: it is what `due` has just asked them for."""
+        owned = self._offsets.epochs()
+        chosen = owned if partitions is None else [each for each in partitions if each in owned]
+        return [
+            (partition, memory, memory.serial(partition), owned[partition])
+            for partition in chosen
+            for memory in self._memories.values()
+        ]
+
+    def _told(self, heard: _Serials, but: Collection[TopicPartition] = ()) -> None:
+        epochs = self._offsets.epochs()
+        for partition, memory, serial, epoch in heard:
+            if partition not in but and epochs.get(partition) == epoch:
+                memory.acknowledged(partition, serial)
 
     def _left_serial(self, partition: TopicPartition) -> int:
         return sum(memory.serial(partition) for memory in self._memories.values())
