@@ -286,6 +286,27 @@ async def test_a_late_entry_after_a_duplicate_nonce_is_found() -> None:
     assert (outcome.reason, outcome.attempts) == ("found_in_log", 2)
 
 
+async def test_a_suspect_that_was_undecided_is_asked_about_again_once_its_arrival_is_proved() -> None:
+    """That it may have been made, as was noted then, is no other call that its entry could come from."""
+    scene = make_scene()
+    answers_with_time(scene, OK, reply(403004), OK)
+    await until_ended(scene, scene.delivery("u2"))
+    made = scene.delivery()
+    note = commit(scene)
+    log_of(scene, 0.0)
+    shows, scene.transport.log = scene.transport.log, lambda _: reply(0)  # it tells nothing at first
+    await scene.advance(5.0)
+    scene.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True)
+    commit(scene)
+    suspect = again(made)
+    while len(scene.transport.calls()) < 2:
+        result = await scene.once(suspect)
+        assert isinstance(result, Later)
+        await scene.advance((result.wait_s or 0.0) + 0.01)
+    scene.transport.log = shows
+    assert (await until_ended(scene, suspect)).reason == "found_in_log"
+
+
 async def test_a_call_without_a_log_is_sent_again_with_its_nonce_and_then_with_the_next() -> None:
     scene = make_scene(sequence(TIMEOUT, reply(403004), OK))
     with capture_logs() as lines:

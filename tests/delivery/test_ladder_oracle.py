@@ -276,7 +276,8 @@ class Process:
     async def _commit(self) -> None:
         while True:
             self._tell()
-            await self._world.clock.sleep(self._world.rng.uniform(0.5, 1.5) * self._world.rough.commits_every_s)
+            every_s = self._world.rough.commits_every_s
+            await self._world.clock.sleep(every_s if every_s == 1.0 else self._world.rng.uniform(0.1, every_s))
 
     async def die(self) -> None:
         tasks = [self._asking, self._committing, *self._assignment.tasks]
