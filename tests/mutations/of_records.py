@@ -251,13 +251,6 @@ _OF_LANES = (
         f"{_LANES}test_any_order_of_answers_keeps_every_users_order_and_loses_none[0]",
     ),
     mutation(
-        "a call that is dropped and still counted as ready",
-        f"{_PIPELINE}/lanes.py",
-        "        if lane.state is _State.READY and (not kept or kept[0] is not head):\n",
-        "        if False:\n",
-        _WHATEVER,
-    ),
-    mutation(
         "a release that comes too early forgotten",
         f"{_PIPELINE}/lanes.py",
         "            lane.released_early = True\n",
