@@ -603,7 +603,7 @@ async def test_a_call_of_ours_that_another_owner_has_told_of_too_accounts_for_on
 async def test_a_call_is_sent_again_unasked_only_once_the_group_knows_that_it_may_have_been_made() -> None:
     scene = make_scene()
     answers_with_time(scene, OK, TIMEOUT, OK)
-    scene.sender.ladder.recall(PARTITION, "", nothing_before=True)
+    scene.sender.ladder.recall(PARTITION, "", nothing_before=True, awaits_commits=True)
     await until_ended(scene, scene.delivery("u2"))
     commit(scene)
     scene.transport.log = lambda _: reply(0)  # tells nothing
@@ -619,7 +619,7 @@ async def test_a_call_is_sent_again_unasked_only_once_the_group_knows_that_it_ma
 
 async def test_a_suspect_is_sent_again_unasked_only_once_the_group_knows_that_it_is_one_still() -> None:
     scene = make_scene()
-    scene.sender.ladder.recall(PARTITION, "", suspects_below=100)
+    scene.sender.ladder.recall(PARTITION, "", suspects_below=100, awaits_commits=True)
     scene.transport.log = lambda _: reply(0)
     delivery = scene.delivery(suspect=True)
     for _ in range(100):
@@ -635,7 +635,7 @@ async def test_the_second_entry_of_a_call_that_was_sent_again_is_not_taken_for_i
     """The owner dies after the second attempt, with no commit since the doubt was told: a loss otherwise."""
     scene = make_scene()
     answers_with_time(scene, OK, TIMEOUT, OK)
-    scene.sender.ladder.recall(PARTITION, "", nothing_before=True)
+    scene.sender.ladder.recall(PARTITION, "", nothing_before=True, awaits_commits=True)
     await until_ended(scene, scene.delivery("u2"))
     commit(scene)
     first, successor = scene.delivery(), scene.delivery()
@@ -646,7 +646,7 @@ async def test_the_second_entry_of_a_call_that_was_sent_again_is_not_taken_for_i
     following = make_scene()
     following.clock.step_wall_clock(scene.clock.now_s() - following.clock.now_s() + 8.0)
     answers_with_time(following, OK)
-    following.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True)
+    following.sender.ladder.recall(PARTITION, note, suspects_below=100, ends_are_known=True, awaits_commits=True)
     commit(following)
     log_of(following, 8.0, 9.0)
     assert (await until_ended(following, again(first))).reason == "found_in_log"

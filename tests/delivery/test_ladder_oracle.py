@@ -208,6 +208,7 @@ class Process:
             suspects_below=commit.suspects_below,
             ends_are_known=True,
             nothing_before=not world.has_begun,
+            awaits_commits=True,
         )
         world.has_begun = True
         self.ended = set(commit.done)

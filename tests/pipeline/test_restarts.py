@@ -423,7 +423,9 @@ class MemoryOfASite:
         suspects_below: int = 0,
         ends_are_known: bool = False,
         nothing_before: bool = False,
+        awaits_commits: bool = False,
     ) -> None:
+        assert awaits_commits
         self.heard.append((note, suspects_below, ends_are_known))
         self.was_first.append(nothing_before)
 

@@ -183,11 +183,13 @@ class Ladder:
         suspects_below: int = 0,
         ends_are_known: bool = False,
         nothing_before: bool = False,
+        awaits_commits: bool = False,
     ) -> None:
         """Take up at an assignment what the owner before left behind, before a record is handed out.
 
         Records below `suspects_below` may have calls that it has made; `ends_are_known` when it is known which calls
         of unfinished records had ended. `nothing_before`: the group has never had an owner of this partition.
+        `awaits_commits`: commits say what is left behind, and `acknowledged` hears of them.
         """
         if not self._has_owned and not nothing_before:
             # The process before may have used the quota until a moment ago; what we use ourselves is counted.
@@ -195,7 +197,13 @@ class Ladder:
         self._has_owned = True
         left = decode(note) if isinstance(note, str) else note
         recent = NOTHING if nothing_before else left
-        self._left.recall(partition, recent, suspects_below=suspects_below, ends_are_known=ends_are_known)
+        self._left.recall(
+            partition,
+            recent,
+            suspects_below=suspects_below,
+            ends_are_known=ends_are_known,
+            awaits_commits=awaits_commits,
+        )
 
     # --- a turn of a call in doubt ------------------------------------------------------------------------------
 

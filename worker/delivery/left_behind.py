@@ -16,6 +16,9 @@ from worker.delivery.site_time import SiteTime
 from worker.gigya.calls import Settles
 from worker.model import TopicPartition
 
+# No serial is as high: nobody is to be told anything.
+FOREVER = 2**63
+
 
 class LeftBehind:
     """What is under way, partition by partition. Used from one event loop."""
@@ -56,16 +59,25 @@ class LeftBehind:
         return self._heads.get((delivery.partition, delivery.call.uid)) is delivery
 
     def recall(
-        self, partition: TopicPartition, recent: Recent | None, *, suspects_below: int, ends_are_known: bool
+        self,
+        partition: TopicPartition,
+        recent: Recent | None,
+        *,
+        suspects_below: int,
+        ends_are_known: bool,
+        awaits_commits: bool = False,
     ) -> None:
-        """Begin a new assignment. What an earlier one of ours had under way is among the suspects, or is done."""
+        """Begin a new assignment. What an earlier one of ours had under way is among the suspects, or is done.
+
+        `awaits_commits`: what the group knows is told by `acknowledged`.
+        """
         now_s = self._clock.monotonic_s()
         self.earlier[partition] = Earlier(now_s, suspects_below, recent, ends_are_known)
         self._open.pop(partition, None)
         self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
         self._happened(partition)
         self._recalled[partition] = self.serial(partition)
-        self._told.pop(partition, None)
+        self._told[partition] = -1 if awaits_commits else FOREVER
 
     def note(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
         """Return what to leave behind. The same as last time where nothing has happened since: then it holds still."""
@@ -91,7 +103,7 @@ class LeftBehind:
 
     def knows(self, partition: TopicPartition, serial: int) -> bool:
         """Say whether the group has been told what happened up to this serial, or nobody tells it anything."""
-        return partition not in self.earlier or self._told.get(partition, -1) >= serial
+        return self._told.get(partition, FOREVER) >= serial
 
     def _happened(self, partition: TopicPartition) -> None:
         self._serials[partition] = self._serials.get(partition, 0) + 1

@@ -59,6 +59,7 @@ class Memory(Protocol):
         suspects_below: int = 0,
         ends_are_known: bool = False,
         nothing_before: bool = False,
+        awaits_commits: bool = False,
     ) -> None:
         """Take up at an assignment what the owner before left behind, before a record is handed out."""
         ...

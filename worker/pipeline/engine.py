@@ -354,6 +354,7 @@ class Engine:
                 suspects_below=earlier.suspects_end(rules),
                 ends_are_known=earlier.knows_ends(rules),
                 nothing_before=earlier.is_first,
+                awaits_commits=True,
             )
 
     def _earlier(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Earlier]:
