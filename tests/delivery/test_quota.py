@@ -161,25 +161,31 @@ def test_requests_that_were_in_flight_together_lower_the_rate_once() -> None:
     assert quota.rate_per_s == pytest.approx(99.0)
 
 
-def test_the_rate_settles_below_what_a_stricter_server_grants() -> None:
+@pytest.mark.parametrize(
+    ("granted_per_s", "share", "refused_share"),
+    [(90, 0.85, 0.005), (60, 0.82, 0.007), (40, 0.85, 0.007), (20, 0.82, 0.015), (10, 0.75, 0.03), (5, 0.5, 0.06)],
+)
+def test_the_rate_settles_below_what_a_stricter_server_grants(
+    granted_per_s: int, share: float, refused_share: float
+) -> None:
     quota, rng, now_s = Quota(100.0, 0.0), random.Random(2), 0.0
     arrivals: list[float] = []
     refused = 0
-    while now_s < 120.0:
+    while now_s < 180.0:
         due_s = quota.due_s(now_s)
         if due_s > now_s:
             now_s = due_s + rng.uniform(0.0, 0.001)
             continue
         serial = quota.take(now_s, waited=True)
         quota.written(serial, now_s)
-        if len(arrivals) - bisect_right(arrivals, now_s - 1.0) >= 40:
+        if len(arrivals) - bisect_right(arrivals, now_s - 1.0) >= granted_per_s:
             refused += 1
             quota.throttled(serial, now_s)
         else:
             arrivals.append(now_s)
             quota.accepted(serial, now_s)
-    assert refused < 0.03 * len(arrivals)
-    assert len(arrivals) > 0.5 * 40 * 120
+    assert refused < refused_share * len(arrivals)
+    assert len(arrivals) > share * granted_per_s * 180
 
 
 def test_throttling_at_the_lowest_rate_is_read_as_the_days_limit_and_ends_with_one_acceptance() -> None:

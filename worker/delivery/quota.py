@@ -28,18 +28,21 @@ _EARLY_S = 0.0005
 
 # What the first, second, third ... throttling in a row does to the rate, and how long everything is held. A single one
 # may be no more than a moment's hesitation of the network, which pushed two requests of one second into one.
-_FACTORS = (0.99, 0.7, 0.5)
+_FACTORS = (0.99, 0.9, 0.7, 0.5)
 # Who yields takes the first one for a sign that others need the site, and waits longer before it comes back.
 _YIELDING_FACTORS = (0.5,)
 _YIELDING_QUIET_S = 5.0
 _HOLDS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# This long after a throttling, if something was accepted since, the rate recovers, by this share of the quota a second.
-# Throttled again soon after, it waits twice as long: somebody else may be using the quota, too.
+# This long after a throttling, if something was accepted since, the rate recovers, by this share of the quota a second,
+# but by no more than this part of itself: a site that grants a twentieth would else be overrun within two seconds, and
+# the holds that follow would leave next to nothing of it. Throttled again soon after, it waits twice as long: somebody
+# else may be using the quota, too.
 _QUIET_S = 1.0
 _LONGEST_QUIET_S = 8.0
 _SOON_S = 10.0
 _RECOVERY_EVERY_S = 1.0
 _RECOVERY_SHARE = 0.02
+_RECOVERY_PART = 0.1
 # So many accepted in between, or as many as a second takes, and the next throttling counts as the first again. (A rate
 # that is a tenth too high is throttled once in ten.)
 _FORGOTTEN_AFTER = 20
@@ -245,7 +248,7 @@ class Quota:
             return self._rate
         steps = 1 + int((now_s - throttling.step_s) / _RECOVERY_EVERY_S)
         throttling.step_s += steps * _RECOVERY_EVERY_S
-        higher = self._rate + steps * _RECOVERY_SHARE * self._reference
+        higher = self._rate + steps * min(_RECOVERY_SHARE * self._reference, _RECOVERY_PART * self._rate)
         if self._ceiling is not None:
             self._rate = min(self._ceiling, higher)
         else:  # far above where it was throttled, and nobody minds: no limit again
