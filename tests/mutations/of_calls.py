@@ -277,6 +277,13 @@ _OF_SITES = (
         "test_a_wall_clock_that_is_set_again_and_again_changes_nothing_of_the_pace",
     ),
     mutation(
+        "a low rate that recovers faster than its throttling is forgotten",
+        f"{_DELIVERY}/quota.py",
+        "min(_RECOVERY_SHARE * self._reference, _RECOVERY_PART * self._rate)",
+        "_RECOVERY_SHARE * self._reference",
+        "tests/delivery/test_quota.py::test_the_rate_settles_below_what_a_stricter_server_grants",
+    ),
+    mutation(
         "idleness saved up for a burst",
         f"{_DELIVERY}/quota.py",
         "late_from_s = now_s - _CREDIT_S if waited else now_s",

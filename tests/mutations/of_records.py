@@ -11,6 +11,7 @@ _HANDLER, _LANES, _OFFSETS, _RESTARTS = (
     "tests/pipeline/test_offsets.py::",
     "tests/pipeline/test_restarts.py::",
 )
+_MOMENTS = "tests/pipeline/test_hard_moments.py::"
 _WHATEVER = "tests/pipeline/test_lanes_whatever_happens.py::test_whatever_happens_order_is_kept_and_no_call_is_lost"
 _EARLIER, _HORIZON, _PROGRESS = (
     "tests/pipeline/test_earlier.py::",
@@ -107,6 +108,34 @@ _OF_PROGRESS = (
         "self.below = min(self.below, proposed)",
         "self.below = proposed",
         f"{_HORIZON}test_while_a_lower_one_is_under_way_it_counts_and_while_a_higher_one_is_the_old_one_does",
+    ),
+    mutation(
+        "an end that is not sure kept as an end",
+        f"{_PIPELINE}/tickets.py",
+        "if outcome is None or (outcome.maybe_executed and outcome.kind is not OutcomeKind.DELIVERED):",
+        "if outcome is None:",
+        f"{_RESTARTS}test_an_end_that_is_not_sure_is_not_kept_but_found_out_anew",
+    ),
+    mutation(
+        "two commits at a time",
+        f"{_PIPELINE}/commits.py",
+        "        async with self._lock:\n",
+        "        if True:\n",
+        f"{_MOMENTS}test_commits_do_not_overtake_each_other",
+    ),
+    mutation(
+        "what a former assignment has read handed out",
+        f"{_PIPELINE}/engine.py",
+        " or not records or records[0].offset < progress.position:",
+        " or not records:",
+        f"{_MOMENTS}test_what_was_read_under_an_assignment_that_is_over_is_not_started_again",
+    ),
+    mutation(
+        "a backlog that leaves nobody else a turn",
+        f"{_PIPELINE}/engine.py",
+        "                await asyncio.sleep(0)\n            if pending.index",
+        "                pass\n            if pending.index",
+        f"{_MOMENTS}test_a_long_batch_leaves_the_loop_to_others_every_few_milliseconds",
     ),
     mutation(
         "no suspects where the metadata says nothing",

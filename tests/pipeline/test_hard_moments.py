@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 import pytest
 
 from tests.fakes import FakeCluster, FakeSource
-from tests.pipeline.test_engine import GROUP, TOPIC, Member, World
+from tests.pipeline.test_engine import GROUP, TOPIC, Member, UidMapper, World
 from worker.clock import settle
 from worker.delivery.deliveries import Delivery
-from worker.kafka.source import Owner, SourceFailed
+from worker.gigya.calls import Call
+from worker.kafka.source import Owner, Position, SourceFailed
 from worker.model import Event, Outcome, Record, TopicPartition
 from worker.pipeline.engine import Ended
 
@@ -212,4 +213,78 @@ async def test_the_lag_grows_while_an_outage_keeps_the_partition_from_being_read
     await world.clock.advance(20)
 
     assert [partition.lag for partition in member.engine.partitions()] == [100]
+    await world.close()
+
+
+async def test_a_long_batch_leaves_the_loop_to_others_every_few_milliseconds() -> None:
+    world = World()
+    turns, seen_at = 0, []
+
+    class Slow(UidMapper):
+        def calls(self, record: Record, event: Event) -> tuple[Call, ...]:
+            seen_at.append(turns)
+            world.clock.step_monotonic(0.001)  # a thousand events a second, all of them in the buffer
+            return super().calls(record, event)
+
+    async def breathe() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    world.append(*[""] * 1600)
+    breathing = asyncio.create_task(breathe())
+    world.start(mapper=Slow(), until_end=True)
+    await world.until(world.is_all_committed)
+    breathing.cancel()
+    assert seen_at[-1] - seen_at[0] > 1600 / 16 / 2
+    await world.close()
+
+
+async def test_what_was_read_under_an_assignment_that_is_over_is_not_started_again() -> None:
+    world = World()
+
+    class Late(FakeSource):
+        """What it has read is a while on its way."""
+
+        async def read(
+            self, partitions: Collection[TopicPartition], *, max_records: int, timeout_s: float
+        ) -> Mapping[TopicPartition, Sequence[Record]]:
+            found = await super().read(partitions, max_records=max_records, timeout_s=timeout_s)
+            if found:
+                await world.clock.sleep(1.0)
+            return found
+
+    world.append(*(f"u{number}" for number in range(10)))
+    member = world.start(source=Late(world.cluster, [TOPIC], group_id=GROUP))
+    await world.clock.advance(0.5)
+    await world.cluster.rebalance(GROUP)  # the same records are read again, and both reads come back
+    await world.until(world.is_all_committed)
+    await world.clock.advance(3.0)
+    assert not member.task.done()
+    assert len(world.site.executed) == 10
+    await world.close()
+
+
+async def test_commits_do_not_overtake_each_other() -> None:
+    world = World()
+    under_way = most = 0
+
+    class Slow(FakeSource):
+        async def commit(self, positions: Mapping[TopicPartition, Position]) -> bool:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await world.clock.sleep(2.0)
+            under_way -= 1
+            return await super().commit(positions)
+
+    world.append("u1", "u2")
+    member = world.start(source=Slow(world.cluster, [TOPIC], group_id=GROUP))
+    await world.clock.advance(1.5)
+    member.handler.commit_due.set()
+    stopping = asyncio.create_task(member.engine.partitions_revoked(frozenset(world.partitions)))
+    await world.until(stopping.done)
+    assert most == 1
+    assert world.committed() == 2
     await world.close()

@@ -235,6 +235,23 @@ async def test_the_99_are_asked_about_where_other_rules_made_them() -> None:
     assert world.executed_twice() == {}
 
 
+async def test_an_end_that_is_not_sure_is_not_kept_but_found_out_anew() -> None:
+    world = Restarts()
+    world.site.blocked = {"blocked"}
+    unsure = Outcome(OutcomeKind.CAPPED, "limit_reached", maybe_executed=True)
+    world.site.answer = lambda delivery: unsure if delivery.call.uid == "unsure" else DELIVERED
+    world.append("unsure,sure,blocked")
+    first = world.start()
+    await world.until(lambda: len(world.site.executed) == 2)
+    await world.clock.advance(2)
+    await world.stop(first)
+    world.site.blocked.clear()
+    world.site.attempted.clear()
+    second = world.start(until_end=True)
+    assert await world.finish(second.task) is Ended.REACHED_END
+    assert {uid for uid, _, _ in world.site.attempted} == {"unsure", "blocked"}
+
+
 async def test_a_clean_stop_leaves_no_suspects_but_the_calls_that_nobody_could_decide() -> None:
     world = Restarts()
     world.site.blocked = {"blocked"}
