@@ -39,8 +39,8 @@ _OF_PROGRESS = (
     mutation(
         "skip the map when reading on",
         f"{_PIPELINE}/handler.py",
-        "if done is not None and record.offset in done:",
-        "if False:",
+        "if (done is not None and record.offset in done) or",
+        "if",
         f"{_RESTARTS}test_of_what_finished_behind_a_blocked_record_nothing_is_made_again_and_it_is_counted",
     ),
     mutation(
