@@ -93,10 +93,16 @@ async def without_broker(run: Run, seconds: float, *, cleanly: bool) -> None:
 
 
 async def refusing_letters(run: Run, seconds: float) -> None:
-    """Let the dead-letter topic refuse writes for a while: it wants more replicas than there are."""
-    await _configure_letters(run, {"min.insync.replicas": "2"})
+    """Let the dead-letter topic refuse writes for a while: no message is small enough for it.
+
+    (Kafka 4 takes min.insync.replicas for no more than a topic has: more of them than there are refuse nothing.)
+    """
+    await _configure_letters(run, {"max.message.bytes": "1"})
+    await asyncio.sleep(1)
+    written = len(await run.journey.dead_letters())
     await asyncio.sleep(seconds)
-    await _configure_letters(run, {"min.insync.replicas": "1"})
+    assert len(await run.journey.dead_letters()) == written, "the dead-letter topic took letters that it should refuse"
+    await _configure_letters(run, {})
 
 
 async def _configure_letters(run: Run, settings: dict[str, str]) -> None:
