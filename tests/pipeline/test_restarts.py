@@ -21,7 +21,7 @@ from worker.delivery.gate import Permit
 from worker.errors import Unmappable
 from worker.gigya.calls import NOTIFY_ACTION, Call
 from worker.kafka.progress import LIMIT_CHARACTERS, decode_progress
-from worker.kafka.source import Position
+from worker.kafka.source import CommitFailed, Position
 from worker.model import CallName, Event, Outcome, OutcomeKind, Record, TopicPartition
 from worker.pipeline.engine import Ended
 
@@ -409,6 +409,40 @@ async def test_no_call_is_attempted_at_or_above_the_horizon_that_kafka_has() -> 
         assert all(offset < horizon for _, _, offset in world.site.attempted)
     assert member.is_balanced
     await world.close()
+
+
+class LateCommits(FakeSource):
+    """One commit gets no answer, lies in a broker's socket, and is taken when others have come after it."""
+
+    late: Mapping[TopicPartition, Position] | None = None
+    is_stalled = False
+
+    async def commit(self, positions: Mapping[TopicPartition, Position]) -> bool:
+        if self.is_stalled:
+            self.is_stalled, self.late = False, positions
+            raise CommitFailed("no answer")
+        return await super().commit(positions)
+
+
+async def test_a_commit_that_arrives_after_later_ones_does_not_stand() -> None:
+    world = Restarts()
+    source = LateCommits(world.cluster, [TOPIC], group_id=GROUP)
+    world.append("u1")
+    member = world.start(source=source)
+    await world.until(lambda: world.committed() == 1)
+    source.is_stalled = True
+    world.append("u2")
+    await world.until(lambda: source.late is not None)
+    world.append("u3")
+    await world.until(lambda: world.committed() == 3)
+    await world.clock.advance(30)
+    newest = world.cluster.committed[GROUP, world.partitions[0]]
+    assert source.late is not None
+    assert source.late[world.partitions[0]] != newest
+    world.cluster.committed[GROUP, world.partitions[0]] = source.late[world.partitions[0]]
+    await world.clock.advance(6)
+    assert world.cluster.committed[GROUP, world.partitions[0]] == newest
+    await world.stop(member)
 
 
 class MemoryOfASite:

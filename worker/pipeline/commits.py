@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
@@ -21,6 +22,10 @@ from worker.pipeline.source import Source
 log = structlog.get_logger(__name__)
 
 COMMIT_EVERY_S = 1.0
+# A commit without an answer may still lie in a broker's socket, and be taken after later ones: an old map and an old
+# horizon would stand until something changes. For so long after it all is said again and again.
+LATE_S = 60.0
+SAY_AGAIN_EVERY_S = 5.0
 
 
 class Notes(Protocol):
@@ -94,6 +99,8 @@ class CommitLoop:
         self._notes = notes
         self._memories = memories
         self._lock = asyncio.Lock()
+        self._unsure_until_s = -math.inf
+        self._say_again_s = -math.inf
         lanes.renew = handler.commit_due.set
         self.last_error = ""
 
@@ -118,6 +125,8 @@ class CommitLoop:
             await self._commit(partitions)
         except WorkerError as error:
             result = "refused" if isinstance(error, CommitRefused) else "failed"
+            if result == "failed":
+                self._unsure_until_s = self._clock.monotonic_s() + LATE_S
             self._metrics.commits.labels(result).inc()
             if not self.last_error:
                 log.warning("commit.failed", result=result, error=str(error))
@@ -128,6 +137,9 @@ class CommitLoop:
         async with self._lock:
             note = self._notes.note if self._notes is not None else Note()
             now_s = self._clock.monotonic_s()
+            if self._say_again_s <= now_s < self._unsure_until_s:
+                self._say_again_s = now_s + SAY_AGAIN_EVERY_S
+                self._offsets.say_again()
             waiting = self._lanes.behind_horizon
             due = self._offsets.due(
                 note,

@@ -222,6 +222,10 @@ class PartitionProgress:
             ticket.may_have_letter = True
         return named
 
+    def say_again(self) -> None:
+        """Make a commit due though nothing has changed: what Kafka has is not known for sure."""
+        self.metadata, self._state = "", ()
+
     @property
     def committable(self) -> int:
         """Return the watermark: the offset the next owner should start at."""
@@ -333,6 +337,11 @@ class Offsets:
                 implied_to = None if implied_ahead is None else commit.position.offset + implied_ahead
                 named += progress.acknowledged(commit, implied_to=implied_to)
         return named
+
+    def say_again(self) -> None:
+        """Make a commit due for every partition, though nothing has changed."""
+        for progress in self._partitions.values():
+            progress.say_again()
 
     def epochs(self) -> dict[TopicPartition, int]:
         """Return which assignment each partition is held under."""
