@@ -65,6 +65,13 @@ _OF_GATES = (
 
 _OF_ANSWERS = (
     mutation(
+        "answers of the log about a call in doubt kept in the common cache only",
+        f"{_DELIVERY}/inquiry.py",
+        "(*doubt.looked, *seen)",
+        "seen",
+        f"{_LADDER}test_more_users_in_doubt_than_answers_are_kept_for_are_all_decided",
+    ),
+    mutation(
         "403004 read as success",
         "worker/gigya/error_codes.py",
         '(403004, "duplicate nonce", "duplicate_nonce",',

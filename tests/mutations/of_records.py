@@ -173,6 +173,34 @@ _OF_PROGRESS = (
 
 _OF_LETTERS = (
     mutation(
+        "a commit that names all that die at once",
+        f"{_PIPELINE}/offsets.py",
+        "NAMED_AT_ONCE = 100\n",
+        "NAMED_AT_ONCE = 100_000\n",
+        f"{_OFFSETS}test_what_may_be_written_already_stays_named_however_many_die_before_it",
+    ),
+    mutation(
+        "a letter that fits nowhere ends the trouble when another one is written",
+        "worker/deadletters/writer.py",
+        "was_failing = self._failing.pop(key, None) is not None",
+        "was_failing = bool(self._failing)\n        self._failing.clear()",
+        "tests/deadletters/test_writer.py::test_a_letter_of_which_even_a_reference_is_too_large_keeps_no_other_waiting",
+    ),
+    mutation(
+        "headers that cost no memory",
+        f"{_PIPELINE}/tickets.py",
+        "if record.headers:",
+        "if False:",
+        "tests/pipeline/test_bounds.py::test_all_of_a_record_counts_for_the_memory_that_records_may_take",
+    ),
+    mutation(
+        "a bounded run that waits for a stopped site without end",
+        "worker/watchdog.py",
+        "        self._engine.give_up()\n        return True",
+        "        return False",
+        "tests/test_standstill.py::test_a_stopped_site_ends_the_run_after_the_limit_and_is_named_with_what_to_do",
+    ),
+    mutation(
         "offset moved before the dead letter is acknowledged",
         f"{_PIPELINE}/letters.py",
         """            if await self._is_done(ticket, write):
