@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 
 from tests.benchmarks.figures import Bench, Figure, Result
+from tests.benchmarks.letters import LETTERS
 from tests.benchmarks.rig import Filled, Rig, Used, executed_at_least
 from tests.benchmarks.troubles import TROUBLES, append_evenly, sent_at
 from tests.benchmarks.workload import ALL, HALF, ONE_IN_A_HUNDRED
@@ -125,6 +126,7 @@ BENCHES: Mapping[str, Bench] = {
         Bench("quota", f"every event matches, quota {QUOTA_PER_S}/s, enforced by the server in any second", quota),
         Bench("latency", f"{LATENCY_PER_S} events a second, evenly, quota {QUOTA_PER_S}/s", latency),
         Bench("start", "100 events wait", start),
+        LETTERS,
         *TROUBLES,
     )
 }

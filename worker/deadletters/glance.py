@@ -9,12 +9,11 @@ import datetime
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from worker.deadletters.record import PREFIX, VERSION, NotADeadLetter
+from worker.deadletters.record import VERSION, NotADeadLetter
 
 _VERSION = str(VERSION).encode()
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MILLISECOND = datetime.timedelta(milliseconds=1)
-_SKIP = len(PREFIX)
 
 
 class Kind(NamedTuple):
@@ -49,44 +48,55 @@ def glance(key: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> Gl
 
     What `decode` refuses may pass here: whoever wants the letter itself hears of it.
     """
-    own = {name[_SKIP:]: value for name, value in headers if name.startswith(PREFIX)}
-    if own.get("version") != _VERSION:
+    own = dict(headers)  # the record's own are among them; none of those has a name of ours
+    if own.get("dlq.version") != _VERSION:
         raise NotADeadLetter("no header dlq.version of a format that this worker reads")
     try:
-        seen = _seen(own)
+        return _seen(key, own)
     except (KeyError, ValueError, TypeError) as error:
         raise NotADeadLetter(f"a header of dlq.* is missing or damaged ({type(error).__name__})") from None
-    place = f"{seen.topic}/{seen.partition}/{seen.offset}" + (f"/{seen.run}" if seen.run else "")
-    if place.encode("utf-8", "surrogateescape") != key:
+
+
+def _seen(key: bytes | None, own: dict[str, bytes | None]) -> Glance:
+    topic, partition, offset = own["dlq.topic"] or b"", own["dlq.partition"] or b"", own["dlq.offset"] or b""
+    place, run = b"%b/%b/%b" % (topic, partition, offset), own.get("dlq.run")
+    if (place if run is None else b"%b/%b" % (place, run)) != key:
         raise NotADeadLetter("its key is not topic/partition/offset of its headers: it was copied or changed")
-    return seen
-
-
-def _seen(own: dict[str, bytes | None]) -> Glance:
-    texts = {
-        name: value.decode("utf-8", "surrogateescape")
-        for name, value in own.items()
-        if value is not None and name not in ("key", "calls")
-    }
-    code = texts.get("code")
-    died = datetime.datetime.fromisoformat(texts["last_time"])
+    died = datetime.datetime.fromisoformat(_text(own["dlq.last_time"]))
     return Glance(
-        Kind(
-            texts["fingerprint"],
-            texts["reason"],
-            None if code is None else int(code),
-            texts.get("rule", ""),
-            texts.get("parameter", ""),
-            texts.get("site", ""),
-            texts.get("text", ""),
-        ),
-        texts["topic"],
-        int(texts["partition"]),
-        int(texts["offset"]),
-        int(texts["timestamp"]),
-        texts.get("run", ""),
+        _kind(own),
+        _text(topic),
+        int(partition),
+        int(offset),
+        int(own["dlq.timestamp"] or b""),
+        _text(run) if run is not None else "",
         (died - _EPOCH) // _MILLISECOND,
-        int(texts.get("generation", "0")),
-        own["key"],
-        "reference" in texts,
+        int(own.get("dlq.generation") or b"0"),
+        own["dlq.key"],
+        "dlq.reference" in own,
     )
+
+
+# Most letters are of a few kinds: their texts are read once. Bounded, for somebody may write what he likes.
+_KINDS_KEPT = 10_000
+_kinds: dict[bytes, Kind] = {}
+
+
+def _kind(own: dict[str, bytes | None]) -> Kind:
+    name = own["dlq.fingerprint"]
+    if name is None:
+        raise ValueError("no fingerprint")
+    known = _kinds.get(name)
+    if known is None:
+        code = own.get("dlq.code")
+        rest = (_text(own.get(each) or b"") for each in ("dlq.rule", "dlq.parameter", "dlq.site", "dlq.text"))
+        known = Kind(_text(name), _text(own["dlq.reason"]), None if code is None else int(code), *rest)
+        if len(_kinds) < _KINDS_KEPT:
+            _kinds[name] = known
+    return known
+
+
+def _text(value: bytes | None) -> str:
+    if value is None:
+        raise ValueError("nothing there")
+    return value.decode("utf-8", "surrogateescape")
