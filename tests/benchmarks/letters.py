@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 import time
@@ -14,13 +15,14 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer
 
 from tests.benchmarks.figures import Bench, Figure, Result
-from tests.benchmarks.rig import BATCH_BYTES, RUN_LIMIT_S, Rig, Unbalanced
+from tests.benchmarks.rig import BATCH_BYTES, Rig, Unbalanced
 from tests.reprocess.letters import letter_at
 from tests.reprocess.topics import prepare, settings
-from worker.deadletters.record import Message, encode
+from worker.deadletters.record import DeadLetter, encode
 from worker.sandbox.broker import Topic, create_topics
 
 MB = 1_000_000
+LIMIT_S = 600.0
 USERS = 100_000
 PARTITIONS = 3
 # (reason, code) of the groups, in equal parts.
@@ -59,7 +61,7 @@ async def _measured(rig: Rig, topic: str, count: int, standing: int) -> Result:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
     )  # fmt: skip
     try:
-        out, told = await asyncio.wait_for(process.communicate(), RUN_LIMIT_S)
+        out, told = await asyncio.wait_for(process.communicate(), LIMIT_S)
     finally:
         if process.returncode is None:
             process.kill()
@@ -85,9 +87,7 @@ async def _fill(bootstrap: str, topic: str, count: int) -> int:
         for number, (key, value, headers) in enumerate(_messages(count)):
             at = number % count % PARTITIONS  # what comes again comes to the same partition
             for _ in range(2):
-                added = batches[at].append(
-                    key=key, value=value, timestamp=1_763_800_000_000 + number, headers=list(headers)
-                )
+                added = batches[at].append(key=key, value=value, timestamp=1_763_800_000_000 + number, headers=headers)
                 if added is not None:
                     break
                 await producer.send_batch(batches[at], topic, partition=at)
@@ -99,15 +99,29 @@ async def _fill(bootstrap: str, topic: str, count: int) -> int:
     return count - count // 50
 
 
-def _messages(count: int) -> Iterator[Message | tuple[bytes, None, tuple[()]]]:
-    pad = "x" * 800
+def _messages(count: int) -> Iterator[tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]]:
+    """Yield letters, and tombstones for some of them. What letters have in common is encoded once: it would take longer
+    than to read them all.
+    """
+    pad, alike = "x" * 800, math.lcm(len(CAUSES), PARTITIONS)
+    samples = [list(encode(_letter(number)).headers) for number in range(alike)]
+    names = [name for name, _ in samples[0]]
+    place, key = names.index("dlq.offset"), names.index("dlq.key")
     for number in range(count + count // 50):
         offset = number % count
-        reason, code = CAUSES[offset % len(CAUSES)]
+        name = f"user-events/{offset % PARTITIONS}/{offset}".encode()
+        if number >= count:
+            yield name, None, []
+            continue
         uid = f"user-{offset % USERS:06d}"
-        value = json.dumps({"type": "watched", "user": {"uid": uid}, "pad": pad}).encode()
-        letter = letter_at(offset, partition=offset % PARTITIONS, uid=uid, reason=reason, code=code, value=value)
-        yield encode(letter) if number < count else (letter.key, None, ())
+        headers = list(samples[offset % alike])
+        headers[place], headers[key] = ("dlq.offset", b"%d" % offset), ("dlq.key", uid.encode())
+        yield name, f'{{"type": "watched", "user": {{"uid": "{uid}"}}, "pad": "{pad}"}}'.encode(), headers
+
+
+def _letter(number: int) -> DeadLetter:
+    reason, code = CAUSES[number % len(CAUSES)]
+    return letter_at(number, partition=number % PARTITIONS, reason=reason, code=code)
 
 
 LETTERS = Bench("letters", "`dead-letters groups` over 1 KB records in four groups, one in fifty resolved", groups)
