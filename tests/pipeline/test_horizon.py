@@ -48,6 +48,23 @@ def test_a_fast_reader_gets_seconds_worth_of_offsets_and_a_slow_one_few() -> Non
     assert horizon.below <= 400_008 + 4 * FEWEST
 
 
+def test_the_first_batch_of_a_backlog_that_is_read_fast_lets_no_more_calls_through_than_the_later_ones() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    committed(horizon, [], 0, 0.0)
+    below = committed(horizon, list(range(0, 200, 10)), 200, 0.01)  # 20 calls in 200 offsets: one in ten
+    assert below <= 200 + (FEWEST - 20) * 10
+
+
+def test_a_shortage_while_a_higher_horizon_is_under_way_is_none() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    waiting = list(range(1_000))
+    proposed = horizon.propose([(offset, 1) for offset in waiting], waiting, 1_000, 0.0)
+    horizon.sent(proposed)
+    horizon.ran_short()
+    horizon.acknowledged(proposed)
+    assert horizon.propose([(offset, 1) for offset in waiting], waiting, 1_000, 0.1) == proposed == FEWEST
+
+
 def test_in_a_backlog_it_lets_seconds_worth_of_calls_through_and_not_what_was_read() -> None:
     horizon = Horizon(0, 0, 0.0)
     unfinished = list(range(10_000))

@@ -6,7 +6,8 @@ horizon is as near as it can be without being waited for: where calls queue, it 
 of them; where they do not, in offsets ahead of the reading position.
 
     unfinished                                    the next horizon
-    few calls                                     position + AHEAD_S at the pace of reading
+    few calls                                     position + AHEAD_S at the pace of reading, and no further than the
+                                                  calls of AHEAD_S lie, as densely as they have come so far
     many: 1010 1012 1013 1040 1041 ...            behind the n-th call: AHEAD_S at the pace of calls
     ... and all of these wait for something       behind the k-th that waits for nothing but the horizon
 """
@@ -26,9 +27,12 @@ class Horizon:
     """One partition's horizon under one assignment."""
 
     __slots__ = (
+        "_all_begun",
         "_begun",
         "_calls_per_s",
+        "_first_position",
         "_half",
+        "_is_under_way",
         "_let_through",
         "_looked_s",
         "_offsets_per_s",
@@ -49,6 +53,9 @@ class Horizon:
         self._was_short = False
         self._looked_s = now_s
         self._position = position  # at `_looked_s`
+        self._first_position = position
+        self._all_begun = 0  # attempts under this assignment
+        self._is_under_way = False
         self._calls_per_s = 0.0
         self._offsets_per_s = 0.0
 
@@ -58,6 +65,7 @@ class Horizon:
     def has_begun(self) -> bool:
         """Note an attempt; return whether the horizon should be renewed now: half of what it let through is used up."""
         self._begun += 1
+        self._all_begun += 1
         self._let_through += 1
         return self._let_through == self._half
 
@@ -69,8 +77,11 @@ class Horizon:
         return True
 
     def ran_short(self) -> None:
-        """Note that calls could have been attempted, but for the horizon."""
-        self._was_short = True
+        """Note that calls could have been attempted, but for the horizon.
+
+        Not while a higher one is under way: whether that is enough is not known yet; each start would be a shortage.
+        """
+        self._was_short |= not self._is_under_way
 
     def propose(
         self, unfinished: Iterable[tuple[int, int]], waiting: Sequence[int], position: int, now_s: float
@@ -83,7 +94,7 @@ class Horizon:
         self._look(position, now_s)
         enough = max(FEWEST, int(self._calls_per_s * AHEAD_S))
         ahead = max(FEWEST, int(self._offsets_per_s * AHEAD_S))
-        behind = _behind(unfinished, enough)
+        behind, missing = _behind(unfinished, enough)
         self._let_through = 0
         if self._was_short:
             # Those that were let through cannot go on, each for a reason of its own: twice as many each time.
@@ -97,6 +108,10 @@ class Horizon:
             self._half, self.renew_at = (enough + 1) // 2, NEVER
             return max(self.below, behind)
         self._half = 0
+        seen, passed = self._all_begun + enough - missing, position - self._first_position
+        if seen and passed > 0:
+            # At the start of a backlog the reading is fast, and too little of it is unfinished yet to count by.
+            ahead = min(ahead, max(FEWEST, missing * passed // seen))
         # One that is high enough is kept: a commit that changes nothing need not be made.
         is_kept = position + ahead // 2 <= self.below <= position + 4 * ahead
         proposed = self.below if is_kept else position + ahead
@@ -117,16 +132,18 @@ class Horizon:
     def sent(self, proposed: int) -> None:
         """Note that a commit is under way: until it is acknowledged, either horizon may be the one that counts."""
         self.below = min(self.below, proposed)
+        self._is_under_way = True
 
     def acknowledged(self, proposed: int) -> None:
         """Note that the group's commit says this horizon now."""
         self.below = proposed
+        self._is_under_way = False
 
 
-def _behind(unfinished: Iterable[tuple[int, int]], enough: int) -> int | None:
-    """Return the offset behind the record with the so manieth call; None: there are fewer."""
+def _behind(unfinished: Iterable[tuple[int, int]], enough: int) -> tuple[int | None, int]:
+    """Return the offset behind the record with the so manieth call; None: there are so many too few."""
     for offset, calls in unfinished:
         enough -= calls
         if enough <= 0:
-            return offset + 1
-    return None
+            return offset + 1, 0
+    return None, enough
