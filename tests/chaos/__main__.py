@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import logging
 import random
+import re
 import sys
 import tempfile
 import time
@@ -45,16 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="gigya-worker-chaos-") as temporary:
             folder = chosen.keep or Path(temporary)
-            failed = asyncio.run(_all(schedules, stretch, seed, folder))
+            ran = asyncio.run(_all(schedules, stretch, seed, folder))
     except BrokerUnavailable as error:
         print(f"no Kafka: {error}", file=sys.stderr)
         return 1
-    print(f"{len(schedules) - failed} of {len(schedules)} schedules passed")
+    failed = sum(bool(found.faults) for _, found in ran)
+    print(table(ran))
+    print(f"{len(schedules) - failed} of {len(schedules)} schedules passed, seed {seed}")
     return 1 if failed else 0
 
 
-async def _all(schedules: Sequence[Schedule], stretch: float, seed: int, folder: Path) -> int:
-    failed = 0
+async def _all(schedules: Sequence[Schedule], stretch: float, seed: int, folder: Path) -> list[tuple[str, Judgement]]:
+    ran = []
     with LocalKafka() as kafka:
         for schedule in schedules:
             seconds = max(SHORTEST_S, schedule.long_s * stretch)
@@ -63,11 +66,11 @@ async def _all(schedules: Sequence[Schedule], stretch: float, seed: int, folder:
             began_s = time.monotonic()
             print(f"{schedule.name}: {schedule.what}; {seconds:.0f} s, seed {seed}", flush=True)
             found = await perform(schedule, kafka, where, seconds=seconds, seed=seed)
-            failed += bool(found.faults)
+            ran.append((schedule.name, found))
             print(report(found, took_s=time.monotonic() - began_s), flush=True)
             if found.faults:
                 print(f"  again:  python -m tests.chaos --only {schedule.name} --seconds {seconds:.0f} --seed {seed}\n")
-    return failed
+    return ran
 
 
 async def perform(schedule: Schedule, kafka: LocalKafka, folder: Path, *, seconds: float, seed: int) -> Judgement:
@@ -93,6 +96,43 @@ def report(found: Judgement, *, took_s: float) -> str:
     lines = [f"  {name:{width}}  {text}" for name, text in found.figures.items()]
     lines += [f"  FAULT  {fault}" for fault in found.faults]
     return "\n".join([*lines, f"  {'FAILED' if found.faults else 'passed'} after {took_s:.0f} s", ""])
+
+
+# Column of the table -> figure of the judge, of which the first words will do.
+COLUMNS = {
+    "calls": "calls",
+    "calls/s offered, made": "load",
+    "in flight at kills": "kills",
+    "lost": "lost",
+    "out of order": "out of order",
+    "executed twice": "executed twice",
+    "most in a second": "most in a second",
+    "ledger": "ledger",
+}
+
+
+def table(ran: Sequence[tuple[str, Judgement]]) -> str:
+    """Return one row for each run."""
+    rows = [f"| schedule | {' | '.join(COLUMNS)} | |", f"| --- |{' --- |' * len(COLUMNS)} --- |"]
+    for name, found in ran:
+        cells = [_short(column, found.figures.get(figure, "")) for column, figure in COLUMNS.items()]
+        rows.append(f"| {name} | {' | '.join(cells)} | {'FAILED' if found.faults else 'passed'} |")
+    return "\n".join(rows)
+
+
+def _short(column: str, figure: str) -> str:
+    """Return the part of a figure that fits into a cell."""
+    match column:
+        case "calls/s offered, made":
+            return ", ".join(re.findall(r"(\d+)(?: calls)?/s", figure))
+        case "in flight at kills":
+            return figure.rpartition("(")[2].rstrip(")")
+        case "executed twice":
+            return figure.partition(":")[0]
+        case "most in a second":
+            return figure.partition(" allowed")[0]
+        case _:
+            return figure
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ CALLS_PER_S = 220.0
 QUOTA_PER_S = 300.0
 SESSION_S = 6.0
 WATCH_EVERY_S = 1.5
+START_LIMIT_S = 60.0  # three at once, beside whatever else a machine of two cores has to do
 _WRONG_CLOCK = Path(__file__).parent / "wrong_clock.py"
 GOOD_EXITS = (0, -signal.SIGKILL)
 # UIDs and the marks of calls; nothing that looks like them has any business in a log.
@@ -117,7 +118,7 @@ class Run:
             await create_topics(kafka.bootstrap(), [Topic(journey.topic, PARTITIONS), letters])
             for _ in range(setup.members):
                 run.start_member(rules=setup.rules)
-            await asyncio.gather(*(journey.ready(member) for member in run.members))
+            await asyncio.gather(*(journey.ready(member, limit_s=START_LIMIT_S) for member in run.members))
             watch = asyncio.create_task(run._watch())
             if setup.rules == RULES:
                 await run.feeder.go()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.chaos.__main__ import table
 from tests.chaos.judge import (
     MAPPED_S,
     ON_ITS_WAY_S,
@@ -266,3 +267,10 @@ def test_a_judgement_keeps_what_does_not_hold():
     found.check(True, "kept although it holds")
     found.check(False, "kept")
     assert found.faults == ["kept"]
+
+
+def test_the_table_has_a_row_for_each_run_with_what_its_figures_say(run: Evidence):
+    rows = table([("one", judge(run)), ("two", judge(replace(run, executions=run.executions[1:])))]).splitlines()
+    assert len({row.count("|") for row in rows}) == 1
+    assert rows[2].endswith("| 250, 248 | 9, 12, 8, 20, 3 | 0 | 0 | 0 | 250 of 303 | balanced | passed |")
+    assert rows[3].endswith("| FAILED |")

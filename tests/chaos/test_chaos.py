@@ -1,0 +1,55 @@
+"""The short form of `make chaos`: nine schedules with numbers of their own, some four minutes in all, eight at most.
+
+The load is that of the long form: 220 calls/s (330 in a group), 300 users, more than a fifth of the calls identical to
+an earlier one of the same user, and no more than the quota of 300/s (400/s). What is done in it stands in SHORT. Seeds
+are fixed: what differs from run to run is the machine. `make chaos` draws new ones, and has the other schedules, the
+50 kills, and the soak.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import perform, report
+from tests.chaos.schedules import BY_NAME
+from worker.sandbox.broker import BrokerUnavailable, LocalKafka
+
+pytestmark = pytest.mark.broker
+
+SEED = 22
+# Schedule -> seconds of trouble. In them:
+SHORT = {
+    "kill-unlimited": 24.0,  # two times kill -9, each with 8 or more calls in flight
+    "api-rough": 20.0,  # six kinds of lost answers, 0.1 to 0.2 % each; no site for 2 s, a revoked key for 2 s; a group
+    "clock-steps": 14.0,  # one or two steps of up to five minutes, while one answer in 200 gets lost
+    "broker-killed": 8.0,  # one kill -9 of the broker
+    "letters-refused": 5.0,  # 5 s, in which some twenty bad records want their letters
+    "rebalances": 12.0,  # some four members come or go
+    "zombie": 25.0,  # one of three sleeps for 8 to 12 s of a session of 6
+    "fan-out": 8.0,  # 99 of 100 calls of a record are made, then one clean restart and one kill -9
+    "flood-thin": 8.0,  # 20,000 events, of which one in a hundred is wanted, and cannot be mapped
+}
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[LocalKafka]:
+    """A broker of its own, whatever KAFKA_BOOTSTRAP says: what is done here is done to no other."""
+    try:
+        with LocalKafka() as kafka:
+            yield kafka
+    except BrokerUnavailable as unavailable:
+        pytest.fail(str(unavailable), pytrace=False)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", SHORT)
+async def test_nothing_is_lost_out_of_order_twice_or_above_the_quota(name: str, kafka: LocalKafka, tmp_path: Path):
+    began_s = time.monotonic()
+    found = await perform(BY_NAME[name], kafka, tmp_path, seconds=SHORT[name], seed=SEED)
+    sys.stdout.write(f"{name}\n{report(found, took_s=time.monotonic() - began_s)}\n")
+    assert not found.faults
