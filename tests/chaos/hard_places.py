@@ -23,7 +23,8 @@ from tests.journeys.processes import WorkerProcess, until
 
 MORE_BAD_ONES = Mixture(bad=0.02)
 BUSY = Setup(gigya={"latency": {"ms": 1}}, mixture=Mixture(busy=0.5))
-CAPPED = Setup(mixture=Mixture(capped=0.08), site={"actions": {CAPPED_ACTION: {"daily_cap": DAILY_CAP}}})
+# His calls are made one at a time, some ten a second, and each that is in doubt holds up the others for seconds.
+CAPPED = Setup(mixture=Mixture(capped=0.03), site={"actions": {CAPPED_ACTION: {"daily_cap": DAILY_CAP}}})
 LETTERS_OF_A_FLOOD = 50  # flood_guard.max_run
 FLOOD = Setup(rules=BAD_RULES, letters_allowed=LETTERS_OF_A_FLOOD)
 THIN = Mixture(matching=0.01, bad=0.0)
