@@ -285,7 +285,7 @@ def _quota(found: Judgement, evidence: Evidence) -> None:
     throttled = sum(arrival.code == 403048 for arrival in evidence.arrivals)
     times_s = [arrival.at_s for arrival in evidence.arrivals]
     most = max((count for _, count in seconds_of(times_s)), default=0)
-    over = []
+    over, excused = [], 0
     for begin_s, count in seconds_of(times_s):
         # Of a bunch that the server only got to look at when the second had begun, a part came before it.
         late_s = (
@@ -293,7 +293,10 @@ def _quota(found: Judgement, evidence: Evidence) -> None:
         )
         if count > allowed + evidence.quota_per_s * late_s:
             over.append(f"{count} from {begin_s:.3f}")
-    found.figures["most in a second"] = f"{most} of {allowed:g} allowed, {throttled} refused"
+        excused += count > allowed
+    found.figures["most in a second"] = (
+        f"{most} of {allowed:g} allowed, {throttled} refused; {excused - len(over)} seconds above it began in a stall"
+    )
     found.check(not over, f"quota: in {len(over)} seconds more than {allowed:g} requests arrived: {_some(over)}")
 
 

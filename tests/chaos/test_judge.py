@@ -195,7 +195,10 @@ def test_what_a_stall_of_the_server_made_arrive_at_once_is_not_the_workers_and_n
     looked_at = [START_S + 3.4 if START_S + 3.25 < at_s < START_S + 3.4 else at_s for at_s in steady]
     bunched = replace(run, arrivals=[Arrival(at_s, "gm.notifyAction") for at_s in looked_at])
     assert faults_of(bunched, "quota")
-    assert judge(replace(bunched, stalls=[Stall(START_S + 3.4, 0.15)])).faults == []
+    explained = judge(replace(bunched, stalls=[Stall(START_S + 3.4, 0.15)]))
+    assert explained.faults == []
+    assert " 0 seconds above it" not in explained.figures["most in a second"]
+    assert " 0 seconds above it" in judge(run).figures["most in a second"]
     assert faults_of(replace(bunched, stalls=[Stall(START_S + 3.4, 0.1)]), "quota")
     assert faults_of(replace(bunched, stalls=[Stall(START_S + 2.0, 0.15)]), "quota")
 
