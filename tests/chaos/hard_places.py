@@ -148,8 +148,8 @@ async def _held_then_good(run: Run, seconds: float) -> None:
     if executed := await run.gigya.executed_count():
         run.faults.append(f"flood: {executed} calls were made under rules that can make none")
     await run.stop(member)
-    run.start_member(rules=RULES)
     await run.feeder.pause()
+    await run.journey.ready(run.start_member(rules=RULES), limit_s=MOST_LATE_S)
     await run.feeder.go()
     await asyncio.sleep(seconds / 2)
 

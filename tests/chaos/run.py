@@ -69,6 +69,7 @@ class Setup:
     rules: str = RULES  # of the first members; with others than these no load is fed before the schedule says so
     calls_per_s: float = CALLS_PER_S
     letters_allowed: int = 0  # dead letters of good records that a flood may cost
+    end_limit_s: float = 240.0  # for what has been appended to come to its end
 
 
 class ChaosJourney(Journey):
@@ -228,13 +229,13 @@ class Run:
 
     # the end
 
-    async def judged(self, *, limit_s: float = 240.0) -> Judgement:
+    async def judged(self) -> Judgement:
         """Let everything come to its end, and judge it."""
         await self.feeder.pause()
         await self.gigya.control("DELETE", "faults")
         slow = ""
         try:
-            await self.journey.all_done(limit_s=limit_s)
+            await self.journey.all_done(limit_s=self.setup.end_limit_s)
         except AssertionError as error:
             slow = str(error).splitlines()[0]
         for member in list(self.members):

@@ -29,17 +29,22 @@ from tests.chaos.troubles import (
 from tests.chaos.workload import CAPPED_ACTION, DAILY_CAP, Mixture
 from tests.journeys.processes import WorkerProcess, resident_bytes
 
+# What is offered takes nearly all of the quota; with what is asked and made again, and what waits while something is
+# away, a backlog comes about, and calls are made at the quota. So that memory does not tell how long that is, members
+# take few records ahead: what waits beyond that, waits in Kafka.
 QUOTA_PER_S = 240.0
-# The rest of the quota is for what is asked and made again, and for what waited while something was away: with more
-# offered than can be made, lanes fill for the whole time, and memory shows nothing else.
 OFFERED_PER_S = 210.0
+MOST_AHEAD = 300  # records of a partition
+END_LIMIT_S = 600.0
 SOAK = Setup(
     3,
     calls_per_s=OFFERED_PER_S,
     quota_per_s=QUOTA_PER_S,
     mixture=Mixture(bad=0.001, busy=0.01, capped=0.002),
     site={"actions": {CAPPED_ACTION: {"daily_cap": DAILY_CAP}}},
+    settings={"delivery": {"max_ahead": MOST_AHEAD}},
     wrong_clock=True,
+    end_limit_s=END_LIMIT_S,
 )
 RARE = 0.0004  # of all requests, of each kind
 FAULTS = {
