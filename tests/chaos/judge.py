@@ -29,7 +29,7 @@ from statistics import median
 
 from tests.chaos.workload import Call, Event
 
-LEAST_PER_S = 200.0
+LEAST_PER_S = 200.0  # appended; and made, unless the run states another number
 METHODS_OF_CALLS = frozenset({"gm.notifyAction", "socialize.publishUserAction"})  # questions are not load
 LEAST_USERS = 300
 LEAST_IDENTICAL = 0.2
@@ -66,7 +66,7 @@ class Execution:
     order: int
     mark: str
     at_s: float
-    fault: str | None = None  # what then happened to its answer
+    fault: str | None = None  # what then happened to its answer; None: it was sent
     arrived_s: float = 0.0  # its request, some time before
 
 
@@ -135,6 +135,7 @@ class Evidence:
     away: Sequence[Stretch] = ()  # when nobody could be served, by the schedule: no site, or a group that waits
     letters_allowed: int = 0  # of good records: what a flood may cost before the guard holds the worker
     in_flight_at_kills: Sequence[int] = ()
+    least_made_per_s: float = LEAST_PER_S
 
 
 @dataclass(slots=True)
@@ -345,7 +346,8 @@ def _load(found: Judgement, evidence: Evidence, calls: Sequence[Call]) -> None:
         f"{identical:.0%} identical"
     )
     found.check(offered >= LEAST_PER_S, f"load: {offered:.0f} calls/s were offered, {LEAST_PER_S:g} are asked for")
-    found.check(made >= LEAST_PER_S, f"load: {made:.0f} calls/s were made, {LEAST_PER_S:g} are asked for")
+    least = evidence.least_made_per_s
+    found.check(made >= least, f"load: {made:.0f} calls/s were made, {least:g} are asked for")
     found.check(users >= LEAST_USERS, f"load: {users} users, {LEAST_USERS} are asked for")
     found.check(identical >= LEAST_IDENTICAL, f"load: {identical:.1%} identical calls, a fifth is asked for")
     if evidence.in_flight_at_kills:

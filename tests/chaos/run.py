@@ -16,7 +16,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from tests.chaos.feeder import Feeder
 from tests.chaos.judge import (
+    LEAST_PER_S,
     RESENT,
     STEP_OF_THE_LOG,
     Arrival,
@@ -69,6 +70,7 @@ class Setup:
     rules: str = RULES  # of the first members; with others than these no load is fed before the schedule says so
     calls_per_s: float = CALLS_PER_S
     letters_allowed: int = 0  # dead letters of good records that a flood may cost
+    least_made_per_s: float = LEAST_PER_S  # in a typical second of the load
     end_limit_s: float = 240.0  # for what has been appended to come to its end
 
 
@@ -259,7 +261,7 @@ class Run:
     async def _evidence(
         self,
         ledger: Iterable[Mapping[str, Any]],
-        arrivals: Iterable[Mapping[str, Any]],
+        arrivals: Sequence[Mapping[str, Any]],
         stalls: Iterable[Mapping[str, Any]],
     ) -> Evidence:
         letters = {letter.key: letter.value for letter in await self.journey.dead_letters()}  # the last of each key
@@ -267,7 +269,7 @@ class Run:
         commits = await self.journey.broker.commits(self.journey.group)
         return Evidence(
             placed=self.feeder.placed,
-            executions=[_execution(line) for line in ledger],
+            executions=executions_of(ledger, arrivals),
             arrivals=[Arrival(line["at_s"], line["method"], line["code"], line["user_key"]) for line in arrivals],
             stalls=[Stall(**line) for line in stalls],
             letters=[(int(place[1]), int(place[2])) for place in stand],
@@ -289,6 +291,7 @@ class Run:
             offered=self.feeder.offered,
             letters_allowed=self.setup.letters_allowed,
             in_flight_at_kills=self.in_flight_at_kills,
+            least_made_per_s=self.setup.least_made_per_s,
         )
 
     def _undecided(self) -> Iterator[Undecided]:
@@ -320,9 +323,19 @@ class Run:
         return found
 
 
-def _execution(line: Mapping[str, Any]) -> Execution:
-    mark = mark_of(line["method"], line["params"])
-    return Execution(line["order"], mark, line["at_s"], line["fault"], line["arrived_s"])
+def executions_of(ledger: Iterable[Mapping[str, Any]], arrivals: Iterable[Mapping[str, Any]]) -> list[Execution]:
+    """Return what was executed; whose client had gone before the answer is as if the answer had been lost."""
+    heard = {line["number"] for line in arrivals if line["answer"] == "sent"}
+    return [
+        Execution(
+            line["order"],
+            mark_of(line["method"], line["params"]),
+            line["at_s"],
+            line["fault"] or (None if line["arrival"] in heard else "nobody listened"),
+            line["arrived_s"],
+        )
+        for line in ledger
+    ]
 
 
 def logged(worker: WorkerProcess, events: frozenset[str]) -> Iterator[dict[str, Any]]:

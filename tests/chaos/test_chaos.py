@@ -1,9 +1,9 @@
 """The short form of `make chaos`: nine schedules with numbers of their own, some four minutes in all, eight at most.
 
-The load is that of the long form: 220 calls/s (330 in a group), 300 users, more than a fifth of the calls identical to
-an earlier one of the same user, and no more than the quota of 300/s (400/s). What is done in it stands in SHORT. Seeds
-are fixed: what differs from run to run is the machine. `make chaos` draws new ones, and has the other schedules, the
-50 kills, and the soak.
+The load is that of the long form: 220 calls/s (260 or 330 where members go), 300 users, more than a fifth of the calls
+identical to an earlier one of the same user, and at most the quota of 300/s (360, 400). What is done in it stands in
+SHORT. Seeds are fixed: what differs from run to run is the machine. `make chaos` draws new ones, and has the other
+schedules, the 50 kills, and the soak.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ from worker.sandbox.broker import BrokerUnavailable, LocalKafka
 pytestmark = pytest.mark.broker
 
 SEED = 22
+# What is appended is the load of the long form. What a machine of two cores, busy with other things, makes of it each
+# second is its matter: everything is made in the end, or is lost.
+LEAST_MADE_PER_S = 50.0
 # Schedule -> seconds of trouble. In them:
 SHORT = {
     "kill-unlimited": 24.0,  # two times kill -9, each with 8 or more calls in flight
@@ -50,6 +54,8 @@ def kafka() -> Iterator[LocalKafka]:
 @pytest.mark.parametrize("name", SHORT)
 async def test_nothing_is_lost_out_of_order_twice_or_above_the_quota(name: str, kafka: LocalKafka, tmp_path: Path):
     began_s = time.monotonic()
-    found = await perform(BY_NAME[name], kafka, tmp_path, seconds=SHORT[name], seed=SEED)
+    schedule = BY_NAME[name]
+    short = replace(schedule, setup=replace(schedule.setup, least_made_per_s=LEAST_MADE_PER_S))
+    found = await perform(short, kafka, tmp_path, seconds=SHORT[name], seed=SEED)
     sys.stdout.write(f"{name}\n{report(found, took_s=time.monotonic() - began_s)}\n")
     assert not found.faults

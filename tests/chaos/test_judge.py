@@ -25,6 +25,7 @@ from tests.chaos.judge import (
     judge,
     typical_per_s,
 )
+from tests.chaos.run import executions_of
 from tests.chaos.workload import Author, Mixture, mark_of
 
 QUOTA, PARTITIONS, EVENTS = 300.0, 4, 4_000
@@ -216,6 +217,9 @@ def test_a_load_below_what_is_asked_for_fails_the_run(run: Evidence):
     (stretch,) = run.offered
     assert faults_of(replace(run, offered=[replace(stretch, calls=stretch.calls * 3 // 4)]), "load")
     assert faults_of(replace(run, arrivals=run.arrivals[::2]), "load")
+    half = replace(run, arrivals=run.arrivals[::2], least_made_per_s=100.0)
+    assert judge(half).faults == []
+    assert faults_of(replace(half, arrivals=run.arrivals[::4]), "load")
     asked = [replace(each, method="gm.getActionsLog") for each in run.arrivals[::2]]
     assert faults_of(replace(run, arrivals=[*asked, *run.arrivals[1::2]]), "load")
     assert faults_of(replace(run, in_flight_at_kills=[9, 9, 9, 7, 7]), "load")
@@ -270,6 +274,24 @@ def test_a_judgement_keeps_what_does_not_hold():
     found.check(True, "kept although it holds")
     found.check(False, "kept")
     assert found.faults == ["kept"]
+
+
+def test_an_execution_whose_client_had_gone_before_the_answer_is_one_whose_answer_was_lost():
+    params = {"context": '{"eventId":"m1-0000001"}'}
+    lines = [
+        {
+            "order": number,
+            "arrival": number,
+            "method": "gm.notifyAction",
+            "params": params,
+            "at_s": 2.0,
+            "arrived_s": 1.0,
+        }
+        | {"fault": fault}
+        for number, fault in enumerate((None, None, "timeout_after"), 1)
+    ]
+    arrivals = [{"number": number, "answer": answer} for number, answer in enumerate(("sent", "none", "none"), 1)]
+    assert [each.fault for each in executions_of(lines, arrivals)] == [None, "nobody listened", "timeout_after"]
 
 
 def test_the_table_has_a_row_for_each_run_with_what_its_figures_say(run: Evidence):
