@@ -32,7 +32,6 @@ SHORT = {
     "api-rough": 20.0,  # six kinds of lost answers, 0.1 to 0.2 % each; no site for 2 s, a revoked key for 2 s; a group
     "clock-steps": 14.0,  # one or two steps of up to five minutes, while one answer in 200 gets lost
     "broker-killed": 8.0,  # one kill -9 of the broker
-    "letters-refused": 5.0,  # 5 s, in which some twenty bad records want their letters
     "rebalances": 12.0,  # some four members come or go
     "zombie": 25.0,  # one of three sleeps for 8 to 12 s of a session of 6
     "fan-out": 8.0,  # 99 of 100 calls of a record are made, then one clean restart and one kill -9
