@@ -31,6 +31,7 @@ rules:
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.nice", lambda steps: steps)  # of the tests' own process
     (tmp_path / "worker.yaml").write_text(SETTINGS)
     (tmp_path / "rules.yaml").write_text(RULES)
     (tmp_path / "past.jsonl").write_text("{}\n")

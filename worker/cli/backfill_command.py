@@ -150,6 +150,7 @@ def backfill(
 
     if plan and yes:
         raise typer.BadParameter("--plan shows, and --yes makes the calls: say one of them")
+    _give_way()
     loaded, ruleset = settings_and_rules(config, rules)
     settings = loaded.settings
     if file and skip_delivered:
@@ -264,8 +265,6 @@ def _plan(loaded: Loaded, rules: RuleSet, errand: Errand, output: Output) -> int
     from worker import backfill_app
     from worker.cli.backfill_output import Screen, show_plan
 
-    _give_way()
-
     async def work() -> Prospect:
         with Screen(f"plan {errand.run_id}") as screen:
             return await backfill_app.plan(loaded, rules, errand, show=screen)
@@ -289,7 +288,6 @@ def _run(
     from worker.cli.backfill_output import Screen, show_report
     from worker.cli.run_command import run_on_loop
 
-    _give_way()
     reports: list[Report] = []
 
     async def work() -> int:
