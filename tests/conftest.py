@@ -10,10 +10,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests.secure import SecureKafka
 from worker.sandbox.broker import LocalKafka
 from worker.sandbox.jars import BrokerUnavailable, kafka_jars
+
+# How long an example takes says something about the machine, which is shared. (CI has a profile of its own.)
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if settings.get_current_profile_name() == "default":
+    settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
