@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 
 import pytest
 
 from tests.sandbox.gigya_client import NOW_S, SECRET, USER_KEY, config, serve
+from worker.sandbox import gigya
 from worker.sandbox.gigya_config import Action, GigyaConfig, Latency, ProviderResult, Providers, Quota
 
 OTHER_SECRET = base64.b64encode(b"another secret").decode()
@@ -280,3 +282,14 @@ def test_a_config_with_a_secret_that_is_not_base64_is_refused() -> None:
 def test_two_sites_with_one_api_key_are_refused() -> None:
     with pytest.raises(ValueError, match="same api_key"):
         GigyaConfig.model_validate({"sites": {"one": {}, "two": {}}})
+
+
+def test_a_server_that_keeps_all_that_happened_does_not_look_through_it_again_and_again():
+    before = gc.get_threshold()
+    try:
+        gigya._collect_rarely()
+        young, _, full = gc.get_threshold()
+        assert young > 0, "garbage is still collected"
+        assert full >= 1_000
+    finally:
+        gc.set_threshold(*before)
