@@ -145,9 +145,9 @@ async def test_a_commits_metadata_is_found_by_the_next_owner_up_to_kafkas_limit(
     assert await source.commit({partition: Position(3, text)})
     await source.stop()
     successor = await started(scene.source([partition.topic], group))
-    committed, end = successor.found(partition)
-    assert committed == Position(3, text)
-    assert end == 5
+    found = successor.found(partition)
+    assert (committed := found.committed) == Position(3, text)
+    assert found.end == 5
     assert decode_progress(committed.metadata, committed.offset).done == done
 
 
@@ -155,8 +155,9 @@ async def test_the_first_commit_of_a_new_group_says_that_nothing_was_attempted(s
     (partition,) = await scene.topic()
     await scene.append(partition, *[b"x"] * 5)
     source = await started(scene.source([partition.topic], group))
-    committed, end = source.found(partition)
-    assert end == 5
+    found = source.found(partition)
+    assert (committed := found.committed) is not None
+    assert found.end == 5
     assert decode_progress(committed.metadata, committed.offset) == Progress(0, 0)
 
 
