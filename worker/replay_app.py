@@ -51,6 +51,8 @@ GROUP_SUFFIX = ".replay"
 LOOK_EVERY_S = 0.5
 # A site that refuses us for so long ends the replay: whoever started it is to hear of it, and nothing is lost.
 STOPPED_FOR_S = 60.0
+# Whoever presses Ctrl-C waits for what is in flight; the marks of the rest are taken back, and the next one makes it.
+DRAIN_S = 1.0
 FOREVER = 2**62
 DISCARDED_AT_ONCE = 500
 
@@ -309,7 +311,9 @@ async def _replayed(
         beside["progress"] = _watched(replayer, len(before.rows), senders, ending, clock, show)
         if watch is not None:
             beside["key-watch"] = watch.run(senders)
-        engine = _AsEngine(replayer, _given(before, Mapper(rules), errand), settings.delivery.drain_s, ending)
+        engine = _AsEngine(
+            replayer, _given(before, Mapper(rules), errand), min(DRAIN_S, settings.delivery.drain_s), ending
+        )
         ended = await run_until_told(engine, beside, hangup=watch.look_now if watch is not None else None)
         return Report(plan, ended, replayer.result, ending.trouble, before.found.unclear)
 
