@@ -13,7 +13,7 @@ import worker
 
 FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"errors", "exits", "clock", "metrics", "reasons"},
-    {"model", "logs", "stacks", "watch"},
+    {"model", "logs", "signals", "stacks", "watch"},
     {"gigya", "codecs"},
     {"mapping"},
     {"delivery", "kafka", "deadletters"},

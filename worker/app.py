@@ -20,12 +20,12 @@ from worker.reload import RulesReload
 from worker.settings.rotation import KeyWatch
 from worker.settings.site_files import credentials_of
 from worker.settings.tree import Loaded, Settings
+from worker.signals import run_until_told
 from worker.wiring import (
     assembled,
     keep_to_the_lease,
     open_admin,
     parts_of,
-    run_until_told,
     source_of,
     user_marks,
     ways_out,

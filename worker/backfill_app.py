@@ -45,6 +45,7 @@ from worker.pipeline.earlier import Done
 from worker.settings.rotation import KeyWatch
 from worker.settings.site_files import credentials_of
 from worker.settings.tree import Loaded, Settings
+from worker.signals import run_until_told
 from worker.wiring import (
     Assembled,
     Member,
@@ -53,7 +54,6 @@ from worker.wiring import (
     keep_to_the_lease,
     open_admin,
     parts_of,
-    run_until_told,
     transport_of,
     user_marks,
     ways_out,

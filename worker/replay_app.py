@@ -43,7 +43,8 @@ from worker.reprocess.standing import Hands, Interrupted, rest_of, run_group
 from worker.settings.rotation import KeyWatch
 from worker.settings.site_files import credentials_of
 from worker.settings.tree import Loaded, Settings
-from worker.wiring import open_producer, open_senders, run_until_told, user_marks
+from worker.signals import run_until_told
+from worker.wiring import open_producer, open_senders, user_marks
 
 log = structlog.get_logger(__name__)
 

@@ -104,6 +104,7 @@ async def _guest_is_replaced(run: Run) -> None:
 
 
 async def _guest_is_killed(run: Run) -> None:
+    await run.calls_are_made()  # the trouble before may have left the group without work: nothing would be in flight
     await kill_and_replace(run, _guest(run))
 
 

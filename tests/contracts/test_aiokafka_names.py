@@ -15,12 +15,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator, NoGroupCoordinator
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.group import HeartbeatRequest, LeaveGroupRequest, SyncGroupRequest
 
-from tests.contracts.harness import KafkaScene, Owner
+from tests.contracts.harness import SESSION_TIMEOUT_S, KafkaScene, Owner
 from worker.errors import CommitRefused
 from worker.kafka.client import KafkaProducer
+from worker.kafka.closing import _abandon
 from worker.kafka.login import _TokenLogin
 from worker.kafka.source import CommitFailed, KafkaSource, Position
 
@@ -174,6 +177,50 @@ async def test_positions_pass_the_markers_of_transactions_and_taken_back_events_
     await source.stop()
 
 
+async def with_a_failed_fetch(source: KafkaSource) -> AIOKafkaConsumer:
+    """Start a source whose fetches fail, and return its consumer when one has: the next one waits a second."""
+    await source.start(Owner())
+    consumer = source._consumer
+    has_failed, send = asyncio.Event(), consumer._client.send
+
+    async def failing(node: int, request: object, **options: object) -> object:
+        if type(request).__name__.startswith("Fetch"):
+            has_failed.set()
+            raise KafkaConnectionError("gone")
+        return await send(node, request, **options)
+
+    consumer._client.send = failing
+    async with asyncio.timeout(10):
+        await has_failed.wait()
+    return consumer
+
+
+async def test_a_source_whose_fetch_has_just_failed_leaves_its_group_and_does_not_seem_cancelled(scene, fresh_name):
+    (partition,) = await scene.topic()
+    group = fresh_name("group")
+    source = scene.source([partition.topic], group)
+    await with_a_failed_fetch(source)
+
+    await source.stop()
+
+    other = scene.source([partition.topic], group)
+    async with asyncio.timeout(SESSION_TIMEOUT_S - 2):  # else it is kept waiting until a session has ended
+        await other.start(Owner())
+    await other.stop()
+    assert not [task for task in asyncio.all_tasks() if "aiokafka" in str(task.get_coro())]
+
+
+async def test_the_library_itself_lets_a_cancellation_out_of_its_stop(scene, fresh_name):
+    """When this fails, `_stopped` of worker/kafka/closing.py may go."""
+    (partition,) = await scene.topic()
+    source = scene.source([partition.topic], fresh_name("group"))
+    consumer = await with_a_failed_fetch(source)
+    with pytest.raises(asyncio.CancelledError):
+        await consumer.stop()
+    await _abandon(consumer)
+    await source.stop()
+
+
 async def test_a_producer_that_does_not_deliver_is_replaced(scene, fresh_name):
     (partition,) = await scene.topic(settings={"cleanup.policy": "compact"})
     producer: KafkaProducer = scene.producer(partition.topic)
@@ -188,7 +235,12 @@ async def test_a_producer_that_does_not_deliver_is_replaced(scene, fresh_name):
 def test_the_names_of_the_consumer_and_the_producer_are_there():
     for owner, names in (
         (AIOKafkaConsumer.__init__, ("_client", "_subscription", "_fetcher", "_coordinator")),
-        (GroupCoordinator.__init__, ("generation", "member_id", "_coordination_task", "_heartbeat_task")),
+        (
+            GroupCoordinator.__init__,
+            ("generation", "member_id", "_coordination_task", "_heartbeat_task", "_commit_refresh_task"),
+        ),
+        (NoGroupCoordinator.__init__, ("_reset_committed_task",)),
+        (Fetcher.__init__, ("_fetch_task", "_pending_tasks")),
         (AIOKafkaProducer.__init__, ("client", "_sender", "_closed")),
     ):
         text = inspect.getsource(owner)

@@ -284,7 +284,7 @@ def _run(
     output: Output,
     reread: Callable[[], Loaded],
 ) -> int:
-    from worker import backfill_app, wiring
+    from worker import backfill_app, signals
     from worker.cli.backfill_output import Screen, show_report
     from worker.cli.run_command import run_on_loop
 
@@ -295,7 +295,7 @@ def _run(
             reports.append(await backfill_app.run(loaded, rules, errand, show=screen, reread=reread))
         return OK
 
-    run_on_loop(wiring.stoppable(work(), stopped=ENDED_EARLY))
+    run_on_loop(signals.stoppable(work(), stopped=ENDED_EARLY))
     if not reports:
         print("gigya-worker: stopped while it was starting; nothing was sent", file=sys.stderr)
         return ENDED_EARLY

@@ -131,7 +131,7 @@ def _replayed(loaded: Loaded, rules: RuleSet, errand: Errand, output: Output, re
     from worker.cli.backfill_output import Screen
     from worker.cli.dead_letters_output import show_plan, show_report
     from worker.cli.run_command import run_on_loop
-    from worker.wiring import stoppable
+    from worker.signals import stoppable
 
     reports: list[Report] = []
 

@@ -56,7 +56,7 @@ def run(
         from worker.cli.preflight_command import before_run
 
         before_run(settings, rules)
-    from worker import app, logs, wiring  # after the checks, so that what is refused is refused at once
+    from worker import app, logs, signals  # after the checks, so that what is refused is refused at once
 
     key_lines = {line for site in settings.sites.values() for line in secrets_of(site)}
     logs.configure(secrets=secret_values(settings) | key_lines)
@@ -69,7 +69,7 @@ def run(
         reread=None if dry_run else lambda: load(config),  # without a request there is no key to rotate
         reread_rules=lambda: rules_of(settings),
     )
-    raise typer.Exit(run_on_loop(wiring.stoppable(work)))
+    raise typer.Exit(run_on_loop(signals.stoppable(work)))
 
 
 def run_on_loop(work: Coroutine[object, object, int]) -> int:

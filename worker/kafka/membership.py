@@ -1,13 +1,12 @@
 """What aiokafka's consumer knows and does not publish: signs of life, generation, positions, commits for a whole topic.
 
-Nearly all of the library's private names that we touch are here (login.py and permissions.py have one each); its
-version is pinned, and tests/contracts checks the names.
+Nearly all of the library's private names that we touch are here (closing.py has those of its tasks, login.py and
+permissions.py have one each); its version is pinned, and tests/contracts checks the names.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,8 +20,6 @@ from aiokafka.structs import OffsetAndMetadata
 from worker.clock import Clock
 from worker.kafka.progress import Bounds, Note, Progress, fit
 from worker.model import CallName, TopicPartition
-
-ABANDON_LIMIT_S = 5.0
 
 
 class Position(NamedTuple):
@@ -126,15 +123,3 @@ async def partitions_by_topic(consumer: AIOKafkaConsumer) -> dict[str, frozenset
     """Return every topic that this login may describe; the library's own methods tell of names only."""
     cluster = await consumer._client.fetch_all_metadata()
     return {topic: frozenset(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
-
-
-async def abandon(consumer: AIOKafkaConsumer) -> None:
-    """Close what a `stop` that hung has left open. The group learns of it by the session time-out."""
-    coordinator = consumer._coordinator
-    for task in (coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task):
-        if task is not None:
-            task.cancel()
-    with contextlib.suppress(TimeoutError, kafka_errors.KafkaError, OSError):
-        async with asyncio.timeout(ABANDON_LIMIT_S):
-            await consumer._fetcher.close()
-            await consumer._client.close()

@@ -22,6 +22,7 @@ from aiokafka import TopicPartition as Theirs
 from aiokafka import errors as kafka_errors
 
 from worker.errors import StartFailed
+from worker.kafka.closing import close
 from worker.kafka.login import check_login, where
 from worker.kafka.membership import partitions_by_topic, position_of
 from worker.kafka.settings import KafkaSettings, connection
@@ -105,10 +106,7 @@ class RangeReader:
             raise StartFailed(f"{self._where}: {wording(error)}") from error
 
     async def _stop(self) -> None:
-        try:
-            async with asyncio.timeout(STOP_LIMIT_S):
-                await self._consumer.stop()
-        except (kafka_errors.KafkaError, OSError) as error:
+        if (error := await close(self._consumer, limit_s=STOP_LIMIT_S)) is not None:
             log.warning("ranges.stopped_late", error=wording(error))
 
     async def spans(self, topics: Collection[str]) -> dict[TopicPartition, Span]:

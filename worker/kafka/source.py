@@ -18,8 +18,9 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 
 from worker.clock import Clock
 from worker.errors import CommitRefused, StartFailed, WorkerError
+from worker.kafka.closing import close
 from worker.kafka.login import where, why
-from worker.kafka.membership import Found, Membership, Position, abandon, position_of, untouched
+from worker.kafka.membership import Found, Membership, Position, position_of, untouched
 from worker.kafka.settings import KafkaSettings, connection
 from worker.kafka.watch import Watch
 from worker.kafka.wording import wording
@@ -136,12 +137,8 @@ class KafkaSource:
         await self._watch.stop()
         if consumer is None:
             return
-        try:
-            async with asyncio.timeout(STOP_LIMIT_S):
-                await consumer.stop()
-        except (kafka_errors.KafkaError, OSError) as error:
+        if (error := await close(consumer, limit_s=STOP_LIMIT_S)) is not None:
             log.warning("source.stopped_late", error=wording(error))
-            await abandon(consumer)
 
     @property
     def _where(self) -> str:
