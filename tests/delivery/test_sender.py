@@ -187,6 +187,20 @@ async def test_a_wrong_clock_is_corrected_from_the_date_header_and_the_call_sign
     assert scene.sender.status().clock_offset_s == pytest.approx(3600, abs=1)
 
 
+async def test_a_slow_answer_moves_the_idea_of_the_sites_clock_no_further_than_the_quick_ones_allow() -> None:
+    scene = make_scene()
+    takes_s = [0.05, 9.0, 0.05, 6.0]
+
+    def answer(request):  # type: ignore[no-untyped-def]
+        scene.clock.step_monotonic(takes_s.pop(0))
+        return reply(0, date_s=float(int(scene.clock.now_s() + 60.0)))  # written when all of that had passed
+
+    scene.transport.answer = answer
+    while takes_s:
+        await scene.once(scene.delivery())
+        assert scene.sender.status().clock_offset_s == pytest.approx(60, abs=1)
+
+
 async def test_requests_that_were_underway_when_the_clock_was_corrected_do_not_count_against_the_site() -> None:
     scene = make_scene()
     there_s = scene.clock.now_s() + 3600

@@ -27,7 +27,7 @@ class SiteStatus:
     held: int  # calls that wait for a decision about the site or about themselves
     rate_per_s: float | None  # None without a limit
     quota: QuotaState
-    clock_offset_s: float  # the site's clock minus ours, as last measured
+    clock_offset_s: float  # the site's clock minus ours, by all answers; 0 before the first
     is_paused: bool = False  # by an operator
     permit_in_s: float = 0.0  # how long the quota makes the next attempt wait
     away: tuple[Trouble, ...] = ()  # hosts in an outage while the site's others answer

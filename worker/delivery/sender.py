@@ -154,7 +154,7 @@ class Sender:
             held=self._standing.held,
             rate_per_s=self._quota.rate_per_s,
             quota=self._quota.state,
-            clock_offset_s=self._site_clock.measured_s,
+            clock_offset_s=self._site_time.ahead_s or self._site_clock.measured_s,
             is_paused=self._gate.is_paused,
             permit_in_s=max(0.0, self._quota.due_s(now_s) - now_s),
             away=tuple(self._state.away.values()),

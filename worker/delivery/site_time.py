@@ -43,6 +43,11 @@ class SiteTime:
     def is_known(self) -> bool:
         return self._most_s < math.inf
 
+    @property
+    def ahead_s(self) -> float | None:
+        """The site's clock minus ours as it is set now; None before the first answer."""
+        return self.at(self._clock.monotonic_s()) - self._clock.now_s() if self.is_known else None
+
     def at(self, monotonic_s: float) -> float:
         """Return the site's Unix time at a moment of ours; by our own clock as long as the site has not told."""
         if not self.is_known:
