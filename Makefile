@@ -31,8 +31,18 @@ check: setup ## format, lint, types, floors
 	$(BIN)/mypy
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_floors.py
 
+# Two halves side by side, since the journeys mostly wait for time to pass. The others yield to them (nice): journeys have
+# seconds in what they ask for.
+JOURNEYS := tests/journeys tests/chaos
+OTHERS_LOG := .pytest_cache/others.log
+
 test: setup ## all tests, on a real Kafka that they start (KAFKA_BOOTSTRAP=host:port uses another one)
-	$(BIN)/pytest -q
+	@mkdir -p $(dir $(OTHERS_LOG))
+	@nice -n 10 $(BIN)/pytest -q -p no:cacheprovider $(addprefix --ignore=,$(JOURNEYS)) > $(OTHERS_LOG) 2>&1 & others=$$!; \
+	trap "kill $$others 2> /dev/null" EXIT; trap "exit 130" INT TERM; \
+	$(BIN)/pytest -q $(JOURNEYS); ended=$$?; \
+	wait $$others || ended=$$?; \
+	echo "--- the others, beside them:"; cat $(OTHERS_LOG); exit $$ended
 
 demo: setup ## sixteen events through a local Kafka and a local Gigya, and what became of each
 	@$(BIN)/gigya-worker demo

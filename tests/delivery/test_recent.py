@@ -45,9 +45,13 @@ def test_what_is_left_behind_comes_back_within_the_limit_and_no_span_shrinks(rec
     back = decode(note)
     assert back is not None
     if back.known_from_s is None:  # no room but for saying that there was something
-        assert back == Recent(NOW_S, None, None, has_suspects=True)
+        assert back == Recent(NOW_S, None, None, copies_untold=True)
         return
-    assert (back.possible, back.in_doubt, back.has_suspects) == (recent.possible, recent.in_doubt, recent.has_suspects)
+    assert (back.possible, back.in_doubt, back.copies_untold) == (
+        recent.possible,
+        recent.in_doubt,
+        recent.copies_untold,
+    )
     kept = recent.executed[len(recent.executed) - len(back.executed) :]
     assert [left.kind for left in back.executed] == [left.kind for left in kept]
     for shown, left in zip(back.executed, kept, strict=True):
@@ -85,13 +89,15 @@ async def test_an_idle_worker_leaves_the_same_note_behind_so_that_no_commit_is_d
     assert scene.sender.ladder.left_behind(PARTITION, 1, 1000) == first != ""
 
 
-async def test_a_worker_without_any_answer_hands_on_what_was_left_to_it() -> None:
-    left = Recent(NOW_S, NOW_S - 10, NOW_S - 1, (Left(kind_of("u1", "watched", None), NOW_S - 2, NOW_S - 1),))
+@pytest.mark.parametrize("untold", [True, False])
+async def test_a_worker_without_any_answer_hands_on_what_was_left_to_it(untold: bool) -> None:
+    watched = Left(kind_of("u1", "watched", None), NOW_S - 2, NOW_S - 1)
+    left = Recent(NOW_S, NOW_S - 10, NOW_S - 1, (watched,), copies_untold=untold)
     scene = make_scene(OK)
     scene.sender.ladder.recall(PARTITION, encode(left, 1000), suspects_below=5, ends_are_known=True)
     handed = decode(scene.sender.ladder.left_behind(PARTITION, 0, 1000))
     assert handed is not None
-    assert (handed.known_from_s, handed.first_s, handed.has_suspects) == (left.known_from_s, left.first_s, True)
+    assert (handed.known_from_s, handed.first_s, handed.copies_untold) == (left.known_from_s, left.first_s, untold)
     assert len(handed.executed) == 1
 
 

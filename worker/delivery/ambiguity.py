@@ -70,6 +70,7 @@ class Doubt:
     has_arrived: bool = False  # 403004 has proved it
     final: Outcome | None = None  # a refusal of a later attempt, which holds only if no earlier one was executed
     step: Step = Step.POLICY  # of what is sent next
+    many: Noted | None = None  # of an earlier process's call: that nobody knows how often it was executed
     told_from: int = 0  # of what the group is told: from this serial on it is told of this doubt
 
     def ask_again(self, now_s: float, *, times: int) -> None:

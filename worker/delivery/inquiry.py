@@ -76,7 +76,7 @@ class Inquiry:
 
     def _note_copies(self, delivery: Delivery, doubt: Doubt) -> None:
         earlier = self.left.earlier.get(delivery.partition)
-        if earlier is None or earlier.recent is None or earlier.recent.has_suspects:
+        if earlier is None or earlier.recent is None or earlier.recent.copies_untold:
             # It was in doubt before: the owner before us may have sent it again, and died before he could say so.
             self.note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
 

@@ -85,7 +85,6 @@ class Ladder:
         since_s = self._inquiry.since_s(delivery.partition)
         delivery.doubt = Doubt(failure, since_s, nonce_serial=delivery.nonce_serial, is_earlier=True)
         self._left.suspected(delivery)
-        delivery.doubt.told_from = self._left.suspects_told_from(delivery.partition)
         delivery.may_be_executed = True
 
     def doubted(self, attempt: Attempt, failure: Outcome) -> None:
@@ -155,7 +154,9 @@ class Ladder:
     def ended(self, delivery: Delivery) -> None:
         """Note that a call has ended, or that its last attempt was not executed."""
         self._left.closed(delivery)
-        for noted in delivery.doubt.attempts if delivery.doubt is not None else ():
+        if (doubt := delivery.doubt) is None:
+            return
+        for noted in (*doubt.attempts, *([doubt.many] if doubt.many is not None else ())):
             noted.is_open = False
 
     # --- what one owner of a partition leaves behind for the next -----------------------------------------------
@@ -269,6 +270,8 @@ class Ladder:
         wait_s = doubt.not_before_s - self._clock.monotonic_s()
         if wait_s > 0:
             return Later(doubt.failure.reason, wait_s)
+        if step is not Step.CLEARED_BY_LOG:
+            self._may_be_many(delivery, doubt)  # also where the log could not be asked at all
         is_told = self._left.knows(delivery.partition, doubt.told_from)
         if step is not Step.CLEARED_BY_LOG and leaves_entries(delivery.call) and not is_told:
             # Else, should we die, the next owner would expect one entry of this call, find two, and take the second
@@ -349,10 +352,19 @@ class Ladder:
 
     def _undecided(self, delivery: Delivery, doubt: Doubt) -> None:
         doubt.says = LogSays.UNDECIDED
-        if doubt.is_earlier and leaves_entries(delivery.call):
-            # The earlier process may have made it, more than once even: its entries must not be taken for others'.
-            self._inquiry.note_earlier(delivery, doubt, Was.POSSIBLE).is_many = True
+        self._may_be_many(delivery, doubt)
         self._count("log_cannot_tell")
+
+    def _may_be_many(self, delivery: Delivery, doubt: Doubt) -> None:
+        """Note, once, that an earlier process may have made a suspect, more than once even, and that we may do so, too.
+
+        Its entries must not be taken for others', by us or by the next owner: to him our commits tell its kind.
+        """
+        if doubt.is_earlier and doubt.many is None and leaves_entries(delivery.call):
+            doubt.many = self._inquiry.note_earlier(delivery, doubt, Was.POSSIBLE)
+            doubt.many.is_many = doubt.many.is_open = True
+            self._left.begun(delivery, self._clock.monotonic_s())  # from here on it is among those in doubt
+            doubt.told_from = self._left.serial(delivery.partition)
 
     def _read(self, delivery: Delivery, doubt: Doubt) -> None:
         """Take from the answers so far what they say."""

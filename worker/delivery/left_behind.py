@@ -30,7 +30,6 @@ class LeftBehind:
         self._clock = clock
         self._open: dict[TopicPartition, dict[Delivery, float]] = {}
         self._serials: dict[TopicPartition, int] = {}  # counts what happened
-        self._recalled: dict[TopicPartition, int] = {}  # at which serial it became ours
         self._told: dict[TopicPartition, int] = {}  # up to which serial the group knows it
         self._heads: dict[tuple[TopicPartition, str], Delivery | None] = {}  # None: it is decided
         self._notes: dict[TopicPartition, tuple[tuple[int, bool], str]] = {}
@@ -76,7 +75,6 @@ class LeftBehind:
         self._open.pop(partition, None)
         self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
         self._happened(partition)
-        self._recalled[partition] = self.serial(partition)
         self._told[partition] = -1 if awaits_commits else FOREVER
 
     def note(self, partition: TopicPartition, watermark: int, limit_characters: int) -> str:
@@ -97,10 +95,6 @@ class LeftBehind:
         """Note that the group has what was to be told when the serial was this."""
         self._told[partition] = serial
 
-    def suspects_told_from(self, partition: TopicPartition) -> int:
-        """Return from which serial on the group is told that there are suspects: by every commit of ours."""
-        return self._recalled.get(partition, 0)
-
     def knows(self, partition: TopicPartition, serial: int) -> bool:
         """Say whether the group has been told what happened up to this serial, or nobody tells it anything."""
         return self._told.get(partition, FOREVER) >= serial
@@ -110,11 +104,13 @@ class LeftBehind:
 
     def _written(self, partition: TopicPartition, has_suspects: bool, limit_characters: int) -> str:
         earlier = self.earlier.get(partition) or Earlier(self._own.began_s)
+        # What we make again ourselves is told by its kind, before. Of what others did we know what they have told.
+        copies_untold = has_suspects and (earlier.recent is None or earlier.recent.copies_untold)
         if not self._site_time.is_known:
             # No answer so far, so nothing of ours is done: what the owner before has left is still all there is.
             if earlier.recent is None:
                 return ""
-            return encode(replace(_handed_on(earlier), has_suspects=has_suspects), limit_characters)
+            return encode(replace(_handed_on(earlier), copies_untold=copies_untold), limit_characters)
         at, now_s = self._site_time.at, self._clock.monotonic_s()
         first_s: float | None = min([at(now_s), *map(at, self._open.get(partition, {}).values())])
         if has_suspects:
@@ -129,7 +125,7 @@ class LeftBehind:
         # What is remembered of the time before the assignment is among them, however long ago it was executed.
         own_from_s = (recent.known_from_s or 0.0) - at(0.0)
         own = self._own.ended_since(partition, own_from_s, owned_since_s=earlier.since_s)
-        recent = replace(recent, has_suspects=has_suspects)
+        recent = replace(recent, copies_untold=copies_untold)
         return encode(self._with(own, partition, recent), limit_characters)
 
     def _with(self, own: list[Noted], partition: TopicPartition, recent: Recent) -> Recent:

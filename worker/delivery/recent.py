@@ -9,8 +9,9 @@ executed two characters on when, in the commit's metadata:
 
 `until`: when it was written; `from`: all calls since then are listed; `first`: nothing that was unfinished at `until`
 was attempted earlier. Milliseconds, site time, base 36; 0 for not known. A call in doubt at `until` may have been
-executed more than once by now; it is the first of its user that the next owner finds unfinished. `s`: there were
-suspects then, and any of them may have been.
+executed more than once by now; it is the first of its user that the next owner finds unfinished. Of suspects, too, only
+those in doubt may have been made again when the log did not say that they were not executed. `s`: there were suspects
+of which that is not so, and any of them may have been made again.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Recent:
     executed: tuple[Left, ...] = ()  # by `until_s`
     possible: tuple[str, ...] = ()  # each once, and nobody knows how often
     in_doubt: tuple[str, ...] = ()
-    has_suspects: bool = False
+    copies_untold: bool = False
 
 
 # What is left where nobody was before: all is known, from the beginning of time.
@@ -130,7 +131,7 @@ def encode(recent: Recent, limit_characters: int) -> str:
         executed = executed[dropped:]
     times = ".".join(_number(each) for each in (recent.until_s, start, recent.first_s))
     written = "".join(left.kind + _span(left, recent.until_s) for left in executed)
-    flags = "s" if recent.has_suspects else ""
+    flags = "s" if recent.copies_untold else ""
     return f"{VERSION}.{times}.{written}.{''.join(recent.possible)}.{''.join(recent.in_doubt)}.{flags}"
 
 
@@ -146,7 +147,7 @@ def decode(text: str) -> Recent | None:
     oldest_s = -math.inf if known_from_s is None else known_from_s - LONGEST_S
     left = tuple(_left(each, until_s, oldest_s) for each in _cut(executed, KIND_CHARACTERS + 2))
     lists = (_cut(possible, KIND_CHARACTERS), _cut(in_doubt, KIND_CHARACTERS))
-    return Recent(until_s, known_from_s, first_s, left, *lists, has_suspects=flags == "s")
+    return Recent(until_s, known_from_s, first_s, left, *lists, copies_untold=flags == "s")
 
 
 def _cut(text: str, characters: int) -> tuple[str, ...]:

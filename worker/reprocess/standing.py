@@ -107,5 +107,5 @@ class Interrupted:
             first_s=self.since_s + ahead_s - 1.0,
             executed=tuple(Left(each.kind, each.from_s, each.until_s) for each in of_site if each.is_certain),
             possible=tuple(dict.fromkeys(each.kind for each in of_site if not each.is_certain)),
-            has_suspects=len({mark.rest_s for mark in self.marks}) > 1,
+            copies_untold=len({mark.rest_s for mark in self.marks}) > 1,  # replays commit nothing that would tell
         )
