@@ -61,12 +61,23 @@ def test_what_is_left_behind_comes_back_within_the_limit_and_no_span_shrinks(rec
         assert back.known_from_s >= dropped.until_s - 0.001  # nothing that is missing counts as known
 
 
-@given(st.text(max_size=60) | st.from_regex(r"r1\.[0-9a-z.]{0,40}", fullmatch=True))
+@pytest.mark.parametrize("ago_s", [0.1, 10.0, 60.0, 600.0])
+def test_of_a_call_of_minutes_ago_it_is_told_to_the_second_when_it_was(ago_s: float) -> None:
+    """Else it could be any call in doubt: the log would decide none of them after a second crash within a minute."""
+    made = Left(kind_of("u1", "watched", None), NOW_S - ago_s - 0.2, NOW_S - ago_s)
+    back = decode(encode(Recent(NOW_S, NOW_S - 700.0, NOW_S - 650.0, (made,)), 1000))
+    assert back is not None
+    (left,) = back.executed
+    assert made.from_s - 1.01 <= left.from_s <= made.from_s
+    assert made.until_s <= left.until_s <= made.until_s + 1.01
+
+
+@given(st.text(max_size=60) | st.from_regex(r"r2\.[0-9a-z.]{0,40}", fullmatch=True))
 def test_a_damaged_note_is_no_note_and_never_an_error(text: str) -> None:
     decode(text)
 
 
-@pytest.mark.parametrize("text", ["", "r1", "r2.a.b.c....", "r1.a.b.c.short...", "r1.a.b.c.... x", "r1.0.0.0...."])
+@pytest.mark.parametrize("text", ["", "r2", "r1.a.b.c....", "r2.a.b.c.short...", "r2.a.b.c.... x", "r2.0.0.0...."])
 def test_what_is_foreign_is_nothing(text: str) -> None:
     assert decode(text) is None
 

@@ -3,9 +3,9 @@
 A call may have been made by the process that is gone. The action log shows what was executed, not by which request; so
 the next owner must know which entries of the user come from calls that are *done*, and from when on none is missing.
 Of each call there are 42 bits, five characters of a hash of user and action and two of the points, and of what was
-executed two characters on when, in the commit's metadata:
+executed three characters on when, in the commit's metadata:
 
-    r1.<until>.<from>.<first>.<kinds of calls that were executed>.<of those that may have been>.<of those in doubt>.<s>
+    r2.<until>.<from>.<first>.<kinds of calls that were executed>.<of those that may have been>.<of those in doubt>.<s>
 
 `until`: when it was written; `from`: all calls since then are listed; `first`: nothing that was unfinished at `until`
 was attempted earlier. Milliseconds, site time, base 36; 0 for not known. A call in doubt at `until` may have been
@@ -28,15 +28,18 @@ from worker.delivery.evidence import SLACK_S, Made
 from worker.delivery.own_calls import points_of
 from worker.gigya.calls import Call
 
-VERSION = "r1"
+VERSION = "r2"
 KIND_CHARACTERS = 7
 _USER_CHARACTERS = 5
 _POINTS_CHARACTERS = KIND_CHARACTERS - _USER_CHARACTERS
 _NO_POINTS = "__"
 # An attempt that ended at a moment was executed at most this long before; attempts time out sooner by default.
 LONGEST_S = 30.0
-# Times of calls, before the note's own, are told in these steps, by one of 64 letters each.
-_STEP_S = 0.25
+# Times of calls, before the note's own, are told in these steps, by three of 64 letters each: how long ago (17 minutes,
+# more than is remembered), and how long it took. A call whose time is not known could be any call in doubt.
+_STEP_S = 0.5
+_MOST_AGO, _MOST_TOOK = 2**11 - 1, 2**7 - 1
+_TIME_CHARACTERS = 3
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # So much of the past is needed that no clock error moves an entry of an unfinished call out of what is known.
 REACH_S = 2 * SLACK_S
@@ -121,7 +124,7 @@ def encode(recent: Recent, limit_characters: int) -> str:
     executed, start = recent.executed, recent.known_from_s
     frame = len(f"{VERSION}.{_number(recent.until_s)}.{_number(recent.until_s)}.{_number(recent.first_s)}....s")
     always = KIND_CHARACTERS * (len(recent.possible) + len(recent.in_doubt))
-    room = (limit_characters - frame - always) // (KIND_CHARACTERS + 2)
+    room = (limit_characters - frame - always) // (KIND_CHARACTERS + _TIME_CHARACTERS)
     if room < 0:
         # That there was something is said in any case: nothing at all would mean that there was nothing.
         bare = f"{VERSION}.{_number(recent.until_s)}.0.0....s"
@@ -142,10 +145,11 @@ def decode(text: str) -> Recent | None:
         return None
     until_s, known_from_s, first_s = (_seconds(digits) for digits in found.groups()[:3])
     executed, possible, in_doubt, flags = found.groups()[3:]
-    if until_s is None or len(executed) % (KIND_CHARACTERS + 2) or len(possible + in_doubt) % KIND_CHARACTERS:
+    per_executed = KIND_CHARACTERS + _TIME_CHARACTERS
+    if until_s is None or len(executed) % per_executed or len(possible + in_doubt) % KIND_CHARACTERS:
         return None
     oldest_s = -math.inf if known_from_s is None else known_from_s - LONGEST_S
-    left = tuple(_left(each, until_s, oldest_s) for each in _cut(executed, KIND_CHARACTERS + 2))
+    left = tuple(_left(each, until_s, oldest_s) for each in _cut(executed, per_executed))
     lists = (_cut(possible, KIND_CHARACTERS), _cut(in_doubt, KIND_CHARACTERS))
     return Recent(until_s, known_from_s, first_s, left, *lists, copies_untold=flags == "s")
 
@@ -155,18 +159,21 @@ def _cut(text: str, characters: int) -> tuple[str, ...]:
 
 
 def _span(left: Left, until_s: float) -> str:
-    """Return two letters: how long ago it ended at least, and how long it took at most."""
-    most = len(_LETTERS) - 1
-    ago = min(most, max(0, math.floor((until_s - left.until_s) / _STEP_S)))
-    took = min(most, max(0, math.ceil((until_s - ago * _STEP_S - left.from_s) / _STEP_S)))
-    return _LETTERS[ago] + _LETTERS[took]
+    """Return three letters: how long ago it ended at least, and how long it took at most."""
+    ago = min(_MOST_AGO, max(0, math.floor((until_s - left.until_s) / _STEP_S)))
+    took = min(_MOST_TOOK, max(0, math.ceil((until_s - ago * _STEP_S - left.from_s) / _STEP_S)))
+    number = ago * (_MOST_TOOK + 1) + took
+    return "".join(_LETTERS[number >> shift & 63] for shift in (12, 6, 0))
 
 
 def _left(text: str, until_s: float, oldest_s: float) -> Left:
-    ago, took = (_LETTERS.index(letter) for letter in text[-2:])
+    number = 0
+    for letter in text[KIND_CHARACTERS:]:
+        number = number << 6 | _LETTERS.index(letter)
+    ago, took = divmod(number, _MOST_TOOK + 1)
     end_s = until_s - ago * _STEP_S
-    is_long = took == len(_LETTERS) - 1  # and nobody knows how long
-    return Left(text[:-2], oldest_s if is_long else end_s - took * _STEP_S, end_s)
+    is_long = took == _MOST_TOOK  # and nobody knows how long
+    return Left(text[:KIND_CHARACTERS], oldest_s if is_long else end_s - took * _STEP_S, end_s)
 
 
 def _hash(text: str) -> str:
