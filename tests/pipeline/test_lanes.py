@@ -95,6 +95,22 @@ async def test_no_more_than_max_in_flight_are_started() -> None:
         assert ("u3", 3) in house.sender.in_flight
 
 
+async def test_suspects_come_before_all_others_and_in_order_among_themselves() -> None:
+    """They are settled as soon as may be: what is not when this process dies, too, nobody can tell any more."""
+    async with running(House(max_in_flight=1)) as house:
+        for offset, uid in enumerate(("u1", "u2", "u3")):
+            house.join(uid, offset)
+        await settle()
+        for offset, uid in enumerate(("u4", "u5"), 3):
+            suspect = job(uid, offset, P0)
+            suspect.delivery.suspect = True
+            house.lanes.join(suspect)
+        for uid in ("u1", "u4", "u5", "u2", "u3"):
+            await settle()
+            assert [who for who, _ in house.sender.in_flight] == [uid]
+            house.sender.answer(uid, delivered())
+
+
 async def test_a_held_call_waits_until_it_is_released() -> None:
     async with running(House()) as house:
         held = house.join("u1", 0)

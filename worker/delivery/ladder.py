@@ -35,7 +35,7 @@ from worker.model import Outcome, OutcomeKind, TopicPartition
 # Who may not ask now may not ask in a minute either; a permission that was granted is found out after so long.
 _FORBIDDEN_S = 60.0
 # How soon to look again whether the group has been told of a doubt. A commit is made every second.
-_UNTIL_TOLD_S = 0.1
+_UNTIL_TOLD_S = 0.25
 # A log that refuses one user's question with what may be about the key: so often, then it is about the user.
 _UNCLEAR_AT_MOST = 3
 

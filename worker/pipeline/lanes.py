@@ -124,7 +124,10 @@ class _Site:
         self.name = name
         self.sender = sender
         self.lanes: dict[str, _Lane] = {}
-        self.ready: deque[_Lane] = deque()  # may hold lanes that are not ready any more: looked at when taken
+        # Both may hold lanes that are not ready any more: looked at when taken.
+        self.ready: deque[_Lane] = deque()
+        # Those with a suspect first: what is not settled when this process dies, too, the log cannot tell any more.
+        self.ready_first: deque[_Lane] = deque()
         self.wake = asyncio.Event()
         self.jobs = 0
         self.in_flight = 0
@@ -132,15 +135,26 @@ class _Site:
         self.behind: set[_Lane] = set()  # lanes that only a horizon keeps from being ready
 
     def take_ready(self) -> _Lane | None:
-        while self.ready:
-            lane = self.ready.popleft()
-            if lane.jobs and lane.state is _State.READY:
-                return lane
+        for queue in (self.ready_first, self.ready):
+            while queue:
+                lane = queue.popleft()
+                if lane.jobs and lane.state is _State.READY:
+                    return lane
         return None
+
+    def add_ready(self, lane: _Lane) -> None:
+        (self.ready_first if lane.jobs[0].delivery.suspect else self.ready).append(lane)
+
+    @property
+    def has_ready(self) -> bool:
+        return bool(self.ready_first or self.ready)
 
     def clear_ready(self) -> None:
         """Forget lanes that are gone. While a site admits nobody nothing takes them, and outages can be long."""
-        self.ready = deque(lane for lane in self.ready if lane.jobs and lane.state is _State.READY)
+        for queue in (self.ready_first, self.ready):
+            left = [lane for lane in queue if lane.jobs and lane.state is _State.READY]
+            queue.clear()
+            queue.extend(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +308,8 @@ class Lanes:
 
     async def _dispatch(self, site: _Site, tasks: asyncio.TaskGroup) -> None:
         while True:
-            while not (site.ready and self._has_place(site)):
-                if site.behind and not site.ready and self._has_place(site):
+            while not (site.has_ready and self._has_place(site)):
+                if site.behind and not site.has_ready and self._has_place(site):
                     self._ran_short()
                 site.wake.clear()
                 await site.wake.wait()
@@ -326,7 +340,7 @@ class Lanes:
                 insort(known.behind, _Behind(ticket.offset, site, lane), key=_offset_of)
                 return
         lane.state = _State.READY
-        site.ready.append(lane)
+        site.add_ready(lane)
         site.wake.set()
 
     def _has_begun(self, job: Job) -> None:
