@@ -1,8 +1,6 @@
 """A backfill by time beside a live worker at the same site, killed again and again: each call once, live hardly slower.
 
-In full (100,000 events, killed five times, five minutes and more): BACKFILL_EVENTS=100000 BACKFILL_KILLS=5. There the
-suspects of one kill are not settled when the next one comes, and for some of them the action log cannot tell any more
-which entry is whose: those are sent again, each named in the log before. The short form allows for none at all.
+In full (100,000 events, killed five times, five minutes and more): BACKFILL_EVENTS=100000 BACKFILL_KILLS=5.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ QUOTA, RESERVE, LIVE_PER_S = 200, 100, 40
 MOST_REFUSED = 0.005
 ALONE_S = 15.0 if EVENTS < 50_000 else 30.0
 # What a process that starts beside it (0.8 s of CPU) does to a worker on two busy cores, whatever that process is.
-NOISE_S = 0.25
+NOISE_S = 0.05
 GIGYA = {
     "latency": {"distribution": "lognormal", "ms": 20, "upper_ms": 100},
     "sites": {"main": {"quota": {"per_s": QUOTA, "window": "sliding"}}},
@@ -123,7 +121,7 @@ async def test_each_call_is_made_once_and_live_traffic_hardly_notices(begin: Beg
         of_past = [each for each in executions if not each.event_id.startswith("live-")]
         assert executed_calls(of_past) == expected
         twice, unsure = repeated(executions), named_in_doubt(journey)
-        assert sum(twice.values()) <= (unsure if KILLS > 2 else 0), twice
+        assert twice == {}, unsure
         assert out_of_order(of_past) == []
         assert set(traffic.sent_s) == {each.event_id for each in executions} - {each.event_id for each in of_past}
         report = report_of(last)

@@ -325,6 +325,12 @@ def _say_how_to_go_on(report: Report) -> None:
             f"gigya-worker: run {report.run_id} is finished; to make its calls again on purpose, say --run-id NAME",
             file=sys.stderr,
         )
+    elif report.ended is Ended.NO_SHARE:
+        print(
+            f"gigya-worker: another process works on this run ({report.run_id}) and has all its partitions; should it "
+            "die, the same command goes on",
+            file=sys.stderr,
+        )
     elif report.ended is not Ended.FINISHED:
         print(f"gigya-worker: the same command goes on; the progress is in {report.where}", file=sys.stderr)
 
