@@ -32,6 +32,8 @@ THIN_EVENTS = 20_000
 BEHIND = 5_000
 BLOCKED_USER = uid_of(9_000)
 # Refused without a doubt, and tried again for up to an hour.
+# Twelve attempts, the default, are over after two minutes or so, and the record would be a dead letter.
+PATIENT = Setup(settings={"delivery": {"attempts": 1000}})
 BLOCKED = {"blocked": {"kind": "code", "code": 409030, "uid": BLOCKED_USER}}
 
 

@@ -245,7 +245,11 @@ SCHEDULES: tuple[Schedule, ...] = (
     Schedule("busy-user", "one user has half of all events", hard_places.busy_user, hard_places.BUSY),
     Schedule("capped-user", "one user is always at his cap", hard_places.capped_user, hard_places.CAPPED),
     Schedule(
-        "blocked-first", "5,000 finish behind a blocked record, then a restart", hard_places.blocked_first, long_s=240
+        "blocked-first",
+        "5,000 finish behind a blocked record, then a restart",
+        hard_places.blocked_first,
+        hard_places.PATIENT,
+        240,
     ),
     Schedule("fan-out", "99 of 100 calls of a record are made, then a restart", hard_places.fan_out, long_s=60),
     Schedule("flood", "every record is poison", hard_places.flood, hard_places.FLOOD, 40),
