@@ -13,17 +13,10 @@ from tests.journeys.harness import Journey
 from tests.journeys.oracle import executed_calls, expected_calls, out_of_order, repeated
 from tests.journeys.processes import until
 from tests.journeys.test_backfills import backfill, finished, report_of
+from tests.kafka.test_streams import COMPACTED_AT_ONCE
 from worker.sandbox.events import stream
 
 pytestmark = pytest.mark.broker
-
-COMPACTED_AT_ONCE = {
-    "cleanup.policy": "compact",
-    "segment.ms": "50",
-    "min.cleanable.dirty.ratio": "0.01",
-    "min.compaction.lag.ms": "0",
-    "max.compaction.lag.ms": "200",
-}
 
 
 @pytest.mark.timeout(120)
