@@ -39,7 +39,7 @@ OTHERS_LOG := .pytest_cache/others.log
 test: setup ## all tests, on a real Kafka that they start (KAFKA_BOOTSTRAP=host:port uses another one)
 	@mkdir -p $(dir $(OTHERS_LOG))
 	@nice -n 10 $(BIN)/pytest -q -p no:cacheprovider $(addprefix --ignore=,$(JOURNEYS)) > $(OTHERS_LOG) 2>&1 & others=$$!; \
-	trap "kill $$others 2> /dev/null" EXIT; trap "exit 130" INT TERM; \
+	trap "wait $$others; exit 130" INT; trap "kill $$others; exit 143" TERM; \
 	$(BIN)/pytest -q $(JOURNEYS); ended=$$?; \
 	wait $$others || ended=$$?; \
 	echo "--- the others, beside them:"; cat $(OTHERS_LOG); exit $$ended

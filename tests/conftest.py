@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,12 @@ from worker.sandbox.jars import BrokerUnavailable, kafka_jars
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if settings.get_current_profile_name() == "default":
     settings.load_profile("shared")
+
+
+# A shell lets what it runs in the background ignore SIGINT (`make test` does that with half of the tests), and children
+# inherit it: Ctrl-C ends what is tested here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from worker.clock import settle
 from worker.delivery import lookup
 from worker.delivery.recent import Recent, decode
 from worker.delivery.sender import Delivery, Later
+from worker.delivery.site_state import State
 from worker.gigya.calls import NOTIFY_ACTION, PUBLISH_USER_ACTION, Method
 from worker.gigya.replies import Reply
 from worker.model import Outcome, OutcomeKind, TopicPartition
@@ -677,6 +678,88 @@ async def test_a_suspect_of_two_owners_has_one_entry_unless_the_second_has_told_
     assert (await until_ended(third, again(successor), commits=True)).reason == "ok"  # it was never made: no loss
     # Which of two entries is whose nobody can tell; of one it is clear.
     assert metric(third, "possible_duplicates_total") == (1 if is_undecided else 0)
+
+
+async def made_again(scene: Scene, delivery: Delivery, calls: int) -> str:
+    """Let a call be attempted until so many requests of calls were made; return the last commit before that."""
+    note = ""
+    while len(scene.transport.calls()) < calls:
+        note = commit(scene)
+        result = await scene.once(delivery)
+        await scene.advance(0.01 + (result.wait_s or 0.0 if isinstance(result, Later) else 0.0))
+    return note
+
+
+async def first_owner(*answers: Answer) -> Scene:
+    """Return an owner of a fresh partition who has heard the site's time."""
+    scene = make_scene()
+    answers_with_time(scene, OK, *answers)
+    scene.sender.ladder.recall(PARTITION, "", nothing_before=True, awaits_commits=True)
+    await until_ended(scene, scene.delivery("u2"))
+    return scene
+
+
+@pytest.mark.parametrize("log", [TIMEOUT, reply(403007)], ids=["silent", "forbidden"])
+@pytest.mark.parametrize("is_suspect", [True, False])
+async def test_a_doubt_is_told_also_by_an_owner_who_never_heard_the_sites_time(log: Answer, is_suspect: bool) -> None:
+    """He makes it again without an answer, and dies: two entries, and an identical call that was never made."""
+    first = await first_owner(OK)
+    note = commit(first)
+    doubtful, successor = first.delivery(), first.delivery()
+    if is_suspect:
+        await until_ended(first, doubtful)
+    second = owner_after(first, note)
+    second.transport.answer = lambda _: TIMEOUT
+    second.transport.log = lambda _: log
+    taken_up = again(doubtful)
+    taken_up.suspect = is_suspect
+    note = await made_again(second, taken_up, 1 if is_suspect else 2)
+    third = owner_after(second, note, OK)
+    log_of(third, 5.0, 6.0)
+    await until_ended(third, again(doubtful), commits=True)
+    assert (await until_ended(third, again(successor), commits=True)).reason == "ok"
+
+
+async def test_the_first_suspect_of_a_user_in_one_partition_does_not_hide_what_is_in_doubt_in_another() -> None:
+    other = TopicPartition("t", 1)
+    first = await first_owner(TIMEOUT, TIMEOUT)
+    first.sender.ladder.recall(other, "", nothing_before=True, awaits_commits=True)
+    never_made, in_doubt = first.delivery(), first.delivery()
+    in_doubt.partition = other
+    first.transport.log = lambda _: reply(0)
+    notes = {}
+    while len(first.transport.calls()) < 3:  # it is made twice
+        for partition in (PARTITION, other):
+            notes[partition] = first.sender.ladder.left_behind(partition, 0, 3000)
+            first.sender.ladder.acknowledged(partition, first.sender.ladder.serial(partition))
+        result = await first.once(in_doubt)
+        await first.advance(0.01 + (result.wait_s or 0.0 if isinstance(result, Later) else 0.0))
+    second = owner_after(first, notes[PARTITION], OK)
+    second.sender.ladder.recall(other, notes[other], suspects_below=100, ends_are_known=True)
+    log_of(second, 6.0, 7.0)
+    assert (await until_ended(second, again(never_made), commits=True)).reason == "ok"
+
+
+async def test_a_call_that_failed_is_not_taken_for_the_one_in_doubt_behind_it() -> None:
+    """Its record waits for its letter when the owner dies, so that it is the first of its user that is unfinished."""
+    first = await first_owner(reply(400006), TIMEOUT, TIMEOUT)
+    failed, in_doubt = first.delivery(), first.delivery()
+    assert (await until_ended(first, failed, commits=True)).kind is OutcomeKind.FAILED
+    first.transport.log = lambda _: reply(0)
+    await made_again(first, in_doubt, 3)
+    second = owner_after(first, commit(first), OK)
+    log_of(second, 5.0)  # of the one in doubt
+    assert (await until_ended(second, again(failed), commits=True)).reason != "found_in_log"
+
+
+async def test_a_log_that_fails_while_calls_can_be_made_is_no_outage_and_ends_undecided() -> None:
+    scene = make_scene(OK)
+    scene.transport.log = lambda _: reply(500001)
+    suspects = [scene.delivery(f"u{number}", suspect=True) for number in range(8)]
+    for suspect in suspects:
+        assert (await until_ended(scene, suspect)).reason == "ok"
+    assert scene.sender.status().state is State.OPEN
+    assert metric(scene, "possible_duplicates_total") == len(suspects)
 
 
 @pytest.mark.parametrize("untold", [True, False])

@@ -111,6 +111,21 @@ async def test_suspects_come_before_all_others_and_in_order_among_themselves() -
             house.sender.answer(uid, delivered())
 
 
+async def test_while_the_site_is_not_open_calls_come_before_suspects() -> None:
+    """A suspect's question to the log as the only probe would never show that calls can be made again."""
+    async with running(House(max_in_flight=1)) as house:
+        house.join("u1", 0)
+        await settle()
+        suspect = job("u2", 1, P0)
+        suspect.delivery.suspect = True
+        house.lanes.join(suspect)
+        house.join("u3", 2)
+        house.sender.is_open = False
+        house.sender.answer("u1", delivered())
+        await settle()
+        assert house.sender.in_flight == [("u3", 2)]
+
+
 async def test_a_held_call_waits_until_it_is_released() -> None:
     async with running(House()) as house:
         held = house.join("u1", 0)

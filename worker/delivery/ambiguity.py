@@ -71,6 +71,7 @@ class Doubt:
     final: Outcome | None = None  # a refusal of a later attempt, which holds only if no earlier one was executed
     step: Step = Step.POLICY  # of what is sent next
     many: Noted | None = None  # of an earlier process's call: that nobody knows how often it was executed
+    waited: int = 0  # how often the group had not been told yet
     told_from: int = 0  # of what the group is told: from this serial on it is told of this doubt
 
     def ask_again(self, now_s: float, *, times: int) -> None:

@@ -149,8 +149,8 @@ class Inquiry:
             if noted.place != place and noted.from_s <= snapshot.taken_s:
                 yield self._made(noted, call, at)
         is_head = self.left.is_head(delivery)
-        for earlier in self.left.earlier.values():
-            yield from earlier.made_like(call, is_head=is_head)
+        for partition, earlier in self.left.earlier.items():
+            yield from earlier.made_like(call, is_head=is_head and partition == delivery.partition)
 
     def _made(self, noted: Noted, call: Call, at: Callable[[float], float]) -> Made:
         # What was ours under an assignment before the present one may stand in what its last owner has left, too.

@@ -34,8 +34,9 @@ from worker.model import Outcome, OutcomeKind, TopicPartition
 
 # Who may not ask now may not ask in a minute either; a permission that was granted is found out after so long.
 _FORBIDDEN_S = 60.0
-# How soon to look again whether the group has been told of a doubt. A commit is made every second.
-_UNTIL_TOLD_S = 0.25
+# How soon to look again whether the group has been told of a doubt, at first and at the most. A commit is made every
+# second; while the brokers are away thousands may wait for it, and each look is a turn of the lanes.
+_UNTIL_TOLD_S, _UNTIL_TOLD_AT_MOST_S = 0.25, 5.0
 # A log that refuses one user's question with what may be about the key: so often, then it is about the user.
 _UNCLEAR_AT_MOST = 3
 
@@ -138,6 +139,8 @@ class Ladder:
     def before_end(self, delivery: Delivery, outcome: Outcome) -> Later | None:
         """Return what a call waits for that is refused after an attempt which may have been executed; None: it ends."""
         doubt = delivery.doubt
+        if outcome.kind is OutcomeKind.FAILED:
+            self._left.failed(delivery)
         if doubt is None or outcome.kind is OutcomeKind.DELIVERED:
             return None
         doubt.final = outcome
@@ -276,7 +279,9 @@ class Ladder:
         if step is not Step.CLEARED_BY_LOG and leaves_entries(delivery.call) and not is_told:
             # Else, should we die, the next owner would expect one entry of this call, find two, and take the second
             # for that of an identical call which was never made.
-            return Later(reasons.ASKING_THE_LOG, _UNTIL_TOLD_S)
+            wait_s = min(_UNTIL_TOLD_S * 2**doubt.waited, _UNTIL_TOLD_AT_MOST_S)
+            doubt.waited = min(doubt.waited + 1, 10)
+            return Later(reasons.ASKING_THE_LOG, wait_s)
         doubt.step = step
         delivery.may_be_executed = step is not Step.CLEARED_BY_LOG
         if step is Step.CLEARED_BY_LOG:
@@ -293,6 +298,8 @@ class Ladder:
 
     def _end(self, delivery: Delivery, outcome: Outcome, how: str, *, maybe_executed: bool) -> Outcome:
         self._count(how)
+        if outcome.kind is OutcomeKind.FAILED or maybe_executed:
+            self._left.failed(delivery)
         if not maybe_executed and outcome.kind is not OutcomeKind.DELIVERED and delivery.doubt is not None:
             _set(delivery.doubt.attempts, Was.NOT)
         self.ended(delivery)
@@ -331,6 +338,8 @@ class Ladder:
             return Later("rate_limited", 0.0)
         elif brought is Brought.ENTRIES:
             doubt.fruitless = doubt.unclear = 0
+        elif brought is Brought.FAILED:  # in an outage, too: as its probe this question would be asked for ever
+            return self._look_later(delivery, doubt, brought)
         elif trouble is not None:
             return Later(trouble.state.value, 0.0)
         else:

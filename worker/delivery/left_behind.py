@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 from worker.clock import Clock
@@ -16,6 +17,9 @@ from worker.delivery.site_time import SiteTime
 from worker.gigya.calls import Settles
 from worker.model import TopicPartition
 
+# Of more users than these whose calls failed it is not remembered who they are; then it may have been anybody.
+_FAILED_USERS_KEPT = 10_000
+_ANYBODY = ""
 # No serial is as high: nobody is to be told anything.
 FOREVER = 2**63
 
@@ -32,7 +36,8 @@ class LeftBehind:
         self._serials: dict[TopicPartition, int] = {}  # counts what happened
         self._told: dict[TopicPartition, int] = {}  # up to which serial the group knows it
         self._heads: dict[tuple[TopicPartition, str], Delivery | None] = {}  # None: it is decided
-        self._notes: dict[TopicPartition, tuple[tuple[int, bool], str]] = {}
+        self._failed: dict[TopicPartition, set[str]] = {}  # users with calls that failed, which no commit may tell of
+        self._notes: dict[TopicPartition, tuple[tuple[int, bool, bool], str]] = {}
 
     def begun(self, delivery: Delivery, started_s: float) -> None:
         """Note that from here on a call may be executed (monotonic)."""
@@ -49,6 +54,14 @@ class LeftBehind:
     def doubted(self, delivery: Delivery) -> None:
         """Note that a call is in doubt; it is in the next note."""
         self._happened(delivery.partition)
+
+    def failed(self, delivery: Delivery) -> None:
+        """Note that a call has failed: as long as its record waits for its letter, the next owner finds it unfinished.
+
+        It, and not a call in doubt behind it, may then be the first of its user.
+        """
+        users = self._failed.setdefault(delivery.partition, set())
+        users.add(delivery.call.uid if len(users) < _FAILED_USERS_KEPT else _ANYBODY)
 
     def suspected(self, delivery: Delivery) -> None:
         """Note a suspect. The first of its user is the one that was in doubt, if one was: a lane has one head."""
@@ -73,6 +86,7 @@ class LeftBehind:
         now_s = self._clock.monotonic_s()
         self.earlier[partition] = Earlier(now_s, suspects_below, recent, ends_are_known)
         self._open.pop(partition, None)
+        self._failed.pop(partition, None)
         self._heads = {key: head for key, head in self._heads.items() if key[0] != partition}
         self._happened(partition)
         self._told[partition] = -1 if awaits_commits else FOREVER
@@ -81,7 +95,7 @@ class LeftBehind:
         """Return what to leave behind. The same as last time where nothing has happened since: then it holds still."""
         earlier = self.earlier.get(partition)
         has_suspects = earlier is not None and watermark < earlier.suspects_below
-        state = (self.serial(partition), has_suspects)
+        state = (self.serial(partition), has_suspects, self._site_time.is_known)
         before = self._notes.get(partition)
         if before is None or before[0] != state or len(before[1]) > limit_characters:
             before = self._notes[partition] = (state, self._written(partition, has_suspects, limit_characters))
@@ -107,10 +121,14 @@ class LeftBehind:
         # What we make again ourselves is told by its kind, before. Of what others did we know what they have told.
         copies_untold = has_suspects and (earlier.recent is None or earlier.recent.copies_untold)
         if not self._site_time.is_known:
-            # No answer so far, so nothing of ours is done: what the owner before has left is still all there is.
+            # No answer so far, so nothing of ours is done: what the owner before has left, and what is in doubt by now.
             if earlier.recent is None:
                 return ""
-            return encode(replace(_handed_on(earlier), copies_untold=copies_untold), limit_characters)
+            recent = self._with([], partition, replace(_handed_on(earlier), copies_untold=copies_untold))
+            ended = self._own.ended_since(partition, -math.inf, owned_since_s=earlier.since_s)
+            kinds = (kind_of(noted.user, noted.action, noted.points) for noted in ended)
+            recent = replace(recent, possible=tuple(dict.fromkeys((*recent.possible, *kinds))))
+            return encode(recent, limit_characters)
         at, now_s = self._site_time.at, self._clock.monotonic_s()
         first_s: float | None = min([at(now_s), *map(at, self._open.get(partition, {}).values())])
         if has_suspects:
@@ -139,7 +157,10 @@ class LeftBehind:
                 executed.append(Left(kind, at(noted.from_s), at(noted.until_s)))
             else:
                 possible.append(kind)
-        in_doubt = (each for each in self._open.get(partition, {}) if each.doubt is not None and _is_logged(each))
+        doubtful = [each for each in self._open.get(partition, {}) if each.doubt is not None and _is_logged(each)]
+        failed: Collection[str] = self._failed.get(partition, ())
+        in_doubt = [each for each in doubtful if each.call.uid not in failed and _ANYBODY not in failed]
+        possible += [_kind(each) for each in doubtful if each not in in_doubt]
         return replace(
             recent,
             executed=tuple(sorted(executed, key=_until)),

@@ -51,6 +51,7 @@ class Brought(Enum):
 
     ENTRIES = "entries"
     NOTHING = "nothing"  # no answer, or one that says nothing: ask again later
+    FAILED = "failed"  # an answer of Gigya's: the log cannot tell now
     THROTTLED = "throttled"
     UNCLEAR = "unclear"  # refused, and it may be the user or our key
     REFUSED = "refused"  # asking again changes nothing
@@ -138,9 +139,11 @@ class ActionsLog:
             retry_after_s = answer.retry_after_s if isinstance(answer, Reply) else None
             self._gate.quota.throttled(permit.serial, now_s, retry_after_s)
             self._metrics.throttled.labels(self._site.name).inc()
-        elif isinstance(answer, NoReply) or verdict.kind is VerdictKind.AMBIGUOUS:
+        elif isinstance(answer, NoReply) or (verdict.kind is VerdictKind.AMBIGUOUS and answer.error_code is None):
             self._was_silent = True
             self._standing.unanswered(GET_ACTIONS_LOG, uid, verdict)
+        elif verdict.kind is VerdictKind.AMBIGUOUS:
+            pass  # 500001: the log is in trouble, which says nothing of calls, neither that they can be made nor not
         elif answer.error_code is not None:
             if self._was_silent:
                 # Only then does it show that the site is back: a log that answers all along says nothing of calls.
@@ -152,6 +155,8 @@ class ActionsLog:
             if self._gate.quota.state is not QuotaState.STEADY:
                 self._gate.quota.accepted(permit.serial, now_s)
         self._gate.refresh()
+        if verdict.kind is VerdictKind.AMBIGUOUS and isinstance(answer, Reply) and answer.error_code is not None:
+            return Brought.FAILED
         return _brought(verdict, is_outdated=self._signer.is_outdated(request))
 
     def _keep(self, uid: str, snapshot: Snapshot) -> None:

@@ -14,26 +14,28 @@ ABANDON_LIMIT_S = 5.0
 async def close(consumer: AIOKafkaConsumer, *, limit_s: float) -> Exception | None:
     """Leave the group, so that the others take over at once, and close all connections; return what hindered it.
 
-    The group then learns of it by the session time-out only. Everything is closed in any case, within `limit_s` and
-    ABANDON_LIMIT_S.
+    With that, the group may learn of it by the session time-out only. All is closed then, too, within `limit_s` and
+    twice ABANDON_LIMIT_S.
     """
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task is not None else 0
     try:
         async with asyncio.timeout(limit_s):
-            await _stopped(consumer)
+            await _stopped(consumer, cancelled_before)
     except (kafka_errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
         await _abandon(consumer)
         return error
     return None
 
 
-async def _stopped(consumer: AIOKafkaConsumer) -> None:
+async def _stopped(consumer: AIOKafkaConsumer, cancelled_before: int) -> None:
     try:
         await consumer.stop()
     except asyncio.CancelledError:
         # A fetch that failed waits before it is repeated. The library cancels that, and lets it out as if we had been
         # cancelled (0.14): the worker would end as if by a second signal. By then the group has been left.
         task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if task is None or task.cancelling() > cancelled_before:
             raise
         await _abandon(consumer)
 

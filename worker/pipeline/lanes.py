@@ -124,10 +124,8 @@ class _Site:
         self.name = name
         self.sender = sender
         self.lanes: dict[str, _Lane] = {}
-        # Both may hold lanes that are not ready any more: looked at when taken.
-        self.ready: deque[_Lane] = deque()
-        # Those with a suspect first: what is not settled when this process dies, too, the log cannot tell any more.
-        self.ready_first: deque[_Lane] = deque()
+        self.ready: deque[_Lane] = deque()  # may hold lanes that are not ready any more: looked at when taken
+        self.ready_first: deque[_Lane] = deque()  # with suspects: unsettled when we die, they are hard to tell
         self.wake = asyncio.Event()
         self.jobs = 0
         self.in_flight = 0
@@ -135,7 +133,8 @@ class _Site:
         self.behind: set[_Lane] = set()  # lanes that only a horizon keeps from being ready
 
     def take_ready(self) -> _Lane | None:
-        for queue in (self.ready_first, self.ready):
+        # In an outage calls go first: one of them shows that the site is back, a question to the log need not.
+        for queue in (self.ready_first, self.ready)[:: 1 if self.sender.is_open else -1]:
             while queue:
                 lane = queue.popleft()
                 if lane.jobs and lane.state is _State.READY:
