@@ -720,6 +720,28 @@ async def test_a_doubt_is_told_also_by_an_owner_who_never_heard_the_sites_time(l
     assert (await until_ended(third, again(successor), commits=True)).reason == "ok"
 
 
+async def test_a_call_that_was_refused_often_before_a_restart_needs_few_attempts_to_find_a_nonce_of_its_own() -> None:
+    """Each refusal used up one. One by one it would have failed before, as a duplicate of itself."""
+    first = make_scene(reply(409030))
+    refused = first.delivery()
+    for _ in range(11):
+        result = await first.once(refused)
+        assert isinstance(result, Later)
+        await first.advance(result.wait_s or 0.0)
+    refused.budget.attempts = 0  # of settings that allow more
+    for _ in range(11):
+        await first.once(refused)
+    used = set(nonces(first))
+    assert len(used) == 22
+
+    second = make_scene(lambda request: reply(403004) if request.params["nonce"] in used else OK)
+    log_of(second)
+    outcome = await until_ended(second, again(refused))
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.DELIVERED, "ok")
+    assert len(second.transport.calls()) <= 6
+    assert metric(second, "possible_duplicates_total") == 0
+
+
 async def test_the_first_suspect_of_a_user_in_one_partition_does_not_hide_what_is_in_doubt_in_another() -> None:
     other = TopicPartition("t", 1)
     first = await first_owner(TIMEOUT, TIMEOUT)

@@ -68,6 +68,7 @@ class Doubt:
     # have room for, and then the first answer would be gone whenever the second one comes.
     looked: tuple[Snapshot, ...] = ()
     has_arrived: bool = False  # 403004 has proved it
+    times_arrived: int = 0  # how often it has
     final: Outcome | None = None  # a refusal of a later attempt, which holds only if no earlier one was executed
     step: Step = Step.POLICY  # of what is sent next
     many: Noted | None = None  # of an earlier process's call: that nobody knows how often it was executed

@@ -30,7 +30,7 @@ class Delivery:
     resigns: int = 0  # how often it was refused for its timestamp or nonce
     may_be_executed: bool = False  # an attempt may have been executed, and neither answer nor log tells
     doubt: Doubt | None = None  # what is known of that
-    nonce_serial: int = 0  # answers that decided an attempt; each has used up a nonce
+    nonce_serial: int = 0  # at least the answers that decided an attempt; each has used up a nonce
     accepted_in: int = -1  # the epoch of `Asks` in which it was sent again after a refusal
     refusal: Outcome | None = None  # the end it will have if it is the call's own matter that it was refused
     decided: Outcome | None = None  # it ended while it was held

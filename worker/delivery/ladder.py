@@ -116,7 +116,7 @@ class Ladder:
         return decided if isinstance(decided, Outcome | Later) else later
 
     def arrived(self, delivery: Delivery, failure: Outcome) -> None:
-        """Note a 403004: a request with this call's nonce has arrived before. The next one carries the next nonce."""
+        """Note a 403004: a request with this call's nonce has arrived before. The next one carries a later nonce."""
         now_s = self._clock.monotonic_s()
         doubt = delivery.doubt
         if doubt is None:
@@ -127,6 +127,10 @@ class Ladder:
         was_absent = doubt.says is LogSays.ABSENT
         doubt.ask_again(now_s, times=1 if was_absent else 2)
         doubt.has_arrived = True
+        # An owner before may have used up any number of them, one for each refusal: one step at a time each would cost
+        # a pause, and a record that was retried for minutes would be dead before a nonce is found that is not known.
+        delivery.nonce_serial += 2**doubt.times_arrived - 1
+        doubt.times_arrived += 1
         delivery.may_be_executed = True
         self._count("arrived")
 
