@@ -129,7 +129,7 @@ class Ladder:
         doubt.has_arrived = True
         # An owner before may have used up any number of them, one for each refusal: one step at a time each would cost
         # a pause, and a record that was retried for minutes would be dead before a nonce is found that is not known.
-        delivery.nonce_serial += 2**doubt.times_arrived - 1
+        delivery.nonce_serial += 2 ** min(doubt.times_arrived, 16) - 1
         doubt.times_arrived += 1
         delivery.may_be_executed = True
         self._count("arrived")
