@@ -6,6 +6,7 @@ A flood of poison is not among it: it would hold the worker, as it must. Bad rec
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import time
@@ -76,6 +77,10 @@ async def soak(run: Run, seconds: float) -> None:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
     run.notes["troubles"] = f"{len(done)} of {len(set(done))} kinds: {', '.join(done)}"
+    for member, taken in zip(stays, samples, strict=True):
+        # Steps tell of what the troubles left behind, a line that goes up of a leak.
+        rows = "".join(f"{json.dumps(each._asdict())}\n" for each in taken)
+        (run.journey.folder / f"{member.name}-holds.jsonl").write_text(rows)
     for member, found in zip(stays, map(flatness, samples), strict=True):
         run.notes[f"{member.name} holds"] = found.figure
         run.faults += [f"soak: {member.name} {fault}" for fault in found.faults]
