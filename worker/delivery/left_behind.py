@@ -157,15 +157,17 @@ class LeftBehind:
                 executed.append(Left(kind, at(noted.from_s), at(noted.until_s)))
             else:
                 possible.append(kind)
-        doubtful = [each for each in self._open.get(partition, {}) if each.doubt is not None and _is_logged(each)]
         failed: Collection[str] = self._failed.get(partition, ())
-        in_doubt = [each for each in doubtful if each.call.uid not in failed and _ANYBODY not in failed]
-        possible += [_kind(each) for each in doubtful if each not in in_doubt]
+        in_doubt: list[str] = []
+        for each in self._open.get(partition, {}):
+            if each.doubt is not None and _is_logged(each):
+                is_first = each.call.uid not in failed and _ANYBODY not in failed
+                (in_doubt if is_first else possible).append(_kind(each))
         return replace(
             recent,
             executed=tuple(sorted(executed, key=_until)),
             possible=tuple(dict.fromkeys(possible)),
-            in_doubt=tuple(_kind(each) for each in in_doubt),
+            in_doubt=tuple(in_doubt),
         )
 
 
