@@ -849,3 +849,14 @@ async def test_users_with_long_logs_fill_no_more_than_the_room_there_is(monkeypa
     assert list(kept) == ["u8", "u9"]
     assert sum(len(each.entries) for answers in kept.values() for each in answers) == 80
     assert scene.sender.ladder._log._entries == 80
+
+
+async def test_answers_of_the_log_are_dropped_after_two_minutes() -> None:
+    scene = make_scene()
+    log_of(scene, 30.0)
+    await scene.once(scene.delivery("u1", suspect=True))
+    await scene.clock.advance(110.0)
+    await scene.once(scene.delivery("u2", suspect=True))
+    await scene.clock.advance(20.0)
+    await scene.once(scene.delivery("u3", suspect=True))
+    assert list(scene.sender.ladder._log._snapshots) == ["u2", "u3"]

@@ -122,7 +122,9 @@ class WorkerProcess:
 
     def lines(self, event: str = "") -> Iterator[dict[str, Any]]:
         """Yield the log's lines (JSON), only those of one event if it is named."""
-        for text in self.stderr().splitlines():
+        # Without a newline it is not a line yet: the process is writing it, or was killed over it.
+        written, _, _ = self.stderr().rpartition("\n")
+        for text in written.split("\n"):
             if text.startswith("{"):
                 line = json.loads(text)
                 if not event or line["event"] == event:

@@ -28,7 +28,8 @@ from worker.metrics import Metrics
 
 # Users whose last answers are kept: a restart asks about each user's suspects with one question for all of them.
 _USERS_KEPT = 2_000
-_ENTRIES_KEPT = 100_000  # of all of them: some 20 MB
+_ENTRIES_KEPT = 100_000  # of all of them: some 15 MB
+_KEPT_S = 120.0  # what is older says nothing of a doubt that comes now, and a suspect's question costs a request
 ANSWERS_KEPT = 2  # of one user: an absence counts when it was seen twice
 # The end of the time range lies this far in the future, so that no clock can hide an entry.
 _AHEAD_S = 3600.0
@@ -164,9 +165,14 @@ class ActionsLog:
         kept = self._snapshots[uid] = (*before, snapshot)[-ANSWERS_KEPT:]
         self._entries += _entries(kept) - _entries(before)
         self._snapshots.move_to_end(uid)
-        while len(self._snapshots) > 1 and (len(self._snapshots) > _USERS_KEPT or self._entries > _ENTRIES_KEPT):
+        while len(self._snapshots) > 1 and self._has_too_many(snapshot.taken_s):
             _, dropped = self._snapshots.popitem(last=False)
             self._entries -= _entries(dropped)
+
+    def _has_too_many(self, now_s: float) -> bool:
+        oldest = next(iter(self._snapshots.values()))[-1]
+        is_old = oldest.taken_s < now_s - _KEPT_S
+        return is_old or len(self._snapshots) > _USERS_KEPT or self._entries > _ENTRIES_KEPT
 
 
 def _entries(snapshots: Iterable[Snapshot]) -> int:

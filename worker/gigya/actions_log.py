@@ -7,6 +7,7 @@ An entry says when, which action, how many points, and for which challenge; it d
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,9 @@ def _entry(value: Json) -> LogEntry | None:
     time_s, action = _time_s(value.get("time")), value.get("actionID")
     if time_s is None or not isinstance(action, str):
         return None
-    return LogEntry(time_s, action, _whole(value.get("points")), str(value.get("challengeID") or ""))
+    # Interned: thousands of entries are kept, of a few actions and challenges.
+    challenge = sys.intern(str(value.get("challengeID") or ""))
+    return LogEntry(time_s, sys.intern(action), _whole(value.get("points")), challenge)
 
 
 _MILLISECONDS_FROM = 1e11  # as seconds that would be the year 5138
