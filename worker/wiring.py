@@ -43,9 +43,10 @@ from worker.pipeline.engine import Engine
 from worker.pipeline.flood_guard import FloodGuard
 from worker.pipeline.group_quota import Commits, GroupQuota
 from worker.pipeline.handler import Handler
-from worker.pipeline.lanes import Job, Lanes
+from worker.pipeline.lanes import Lanes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.offsets import Offsets
+from worker.pipeline.site_lanes import Job
 from worker.pipeline.source import Source
 from worker.reload import RulesReload
 from worker.settings.tree import Settings

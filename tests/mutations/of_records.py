@@ -98,9 +98,24 @@ _OF_PROGRESS = (
     mutation(
         "no horizon",
         f"{_PIPELINE}/lanes.py",
-        "if ticket.offset >= known.horizon.below:",
-        "if False:",
+        "if known is None or ticket.offset < known.horizon.below:",
+        "if True:",
         f"{_RESTARTS}test_no_call_is_attempted_at_or_above_the_horizon_that_kafka_has",
+    ),
+    mutation(
+        "a call made that was let through before the horizon came down",
+        f"{_PIPELINE}/lanes.py",
+        "while (lane := site.take_ready()) is not None and self._stands_behind(site, lane):",
+        "while (lane := site.take_ready()) is not None and False:",
+        f"{_LANES}test_a_call_that_waits_for_a_place_is_not_made_when_the_horizon_has_come_down_before_it",
+    ),
+    mutation(
+        "a horizon that comes down below what was attempted",
+        f"{_PIPELINE}/horizon.py",
+        "return max(behind, self._attempted_below, self._enough_heads(heads, enough))",
+        "return max(behind, self._enough_heads(heads, enough))",
+        f"{_HORIZON}test_it_never_comes_down_below_what_was_attempted",
+        f"{_HORIZON}test_nothing_is_ever_attempted_that_the_group_may_not_know_of",
     ),
     mutation(
         "a horizon that counts before its commit is acknowledged",
@@ -289,7 +304,7 @@ _OF_LANES = (
                 "key = f'{call.uid}/{job.ticket.offset % 2}'\n        lane = site.lanes.get(key)\n"
                 "        if lane is None:\n            lane",
             ),
-            Edit(f"{_PIPELINE}/lanes.py", "= site.lanes[call.uid] = _Lane(call.uid)", "= site.lanes[key] = _Lane(key)"),
+            Edit(f"{_PIPELINE}/lanes.py", "= site.lanes[call.uid] = Lane(call.uid)", "= site.lanes[key] = Lane(key)"),
         ),
         (f"{_LANES}test_calls_of_one_user_are_made_one_at_a_time_and_in_order",),
     ),
@@ -339,8 +354,8 @@ _OF_LANES = (
         "the user picked before the permit",
         f"{_PIPELINE}/lanes.py",
         """            permit = await site.sender.admit()
-            lane = site.take_ready() if self._running.is_set() else None""",
-        """            lane = site.take_ready() if self._running.is_set() else None
+            lane = self._take_ready(site) if self._running.is_set() else None""",
+        """            lane = self._take_ready(site) if self._running.is_set() else None
             permit = await site.sender.admit()""",
         f"{_LANES}test_the_user_is_picked_after_the_permit",
     ),

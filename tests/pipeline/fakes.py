@@ -12,8 +12,8 @@ from worker.gigya.calls import NOTIFY_ACTION, Call
 from worker.kafka.progress import Note
 from worker.model import CallName, Event, KafkaRecord, Outcome, OutcomeKind, Record, TopicPartition
 from worker.pipeline.handler import Handler
-from worker.pipeline.lanes import Job
 from worker.pipeline.offsets import Offsets
+from worker.pipeline.site_lanes import Job
 from worker.pipeline.tickets import Ticket
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.pipeline.horizon import FEWEST, Horizon
+from worker.pipeline.horizon import FEWEST, Heads, Horizon
 
 
 def committed(
-    horizon: Horizon, unfinished: list[int], position: int, now_s: float, waiting: list[int] | None = None
+    horizon: Horizon, unfinished: list[int], position: int, now_s: float, heads: list[int] | None = None
 ) -> int:
-    """Commit; all that is unfinished above the horizon waits for nothing else, unless `waiting` says so."""
-    waiting = [offset for offset in unfinished if offset >= horizon.below] if waiting is None else waiting
-    proposed = horizon.propose(((offset, 1) for offset in unfinished), waiting, position, now_s)
+    """Commit; of what is unfinished nothing waits for anything but the horizon, unless `heads` says which those are."""
+    proposed = horizon.propose(
+        ((offset, 1) for offset in unfinished),
+        _sorted(unfinished if heads is None else heads, horizon),
+        position,
+        now_s,
+    )
     horizon.sent(proposed)
     horizon.acknowledged(proposed)
     return proposed
+
+
+def _sorted(heads: list[int], horizon: Horizon) -> Heads:
+    below = horizon.below
+    return Heads([each for each in heads if each >= below], lambda: [each for each in heads if each < below])
 
 
 def test_where_nothing_waits_it_is_ahead_of_the_reading_position() -> None:
@@ -58,11 +67,11 @@ def test_the_first_batch_of_a_backlog_that_is_read_fast_lets_no_more_calls_throu
 def test_a_shortage_while_a_higher_horizon_is_under_way_is_none() -> None:
     horizon = Horizon(0, 0, 0.0)
     waiting = list(range(1_000))
-    proposed = horizon.propose([(offset, 1) for offset in waiting], waiting, 1_000, 0.0)
+    proposed = horizon.propose([(offset, 1) for offset in waiting], Heads(waiting), 1_000, 0.0)
     horizon.sent(proposed)
     horizon.ran_short()
     horizon.acknowledged(proposed)
-    assert horizon.propose([(offset, 1) for offset in waiting], waiting, 1_000, 0.1) == proposed == FEWEST
+    assert horizon.propose([(offset, 1) for offset in waiting], Heads(waiting), 1_000, 0.1) == proposed == FEWEST
 
 
 def test_in_a_backlog_it_lets_seconds_worth_of_calls_through_and_not_what_was_read() -> None:
@@ -71,8 +80,7 @@ def test_in_a_backlog_it_lets_seconds_worth_of_calls_through_and_not_what_was_re
     for second in range(1, 20):
         for _ in range(50):
             if unfinished[0] < horizon.below:
-                del unfinished[0]
-                horizon.has_begun()
+                horizon.has_begun(unfinished.pop(0))
         committed(horizon, unfinished, 10_000, float(second))
     assert 100 <= horizon.below - unfinished[0] <= 200
     assert horizon.below < 2000
@@ -82,37 +90,100 @@ def test_few_users_with_many_calls_are_a_backlog_too() -> None:
     """Only the first call of each user waits for the horizon; what was read is not to be suspect for that."""
     horizon = Horizon(0, 0, 0.0)
     for _ in range(5):
-        committed(horizon, list(range(10_000)), 10_000, 0.01, waiting=[horizon.below, horizon.below + 1])
+        committed(horizon, list(range(10_000)), 10_000, 0.01, heads=[horizon.below, horizon.below + 1])
     assert horizon.below == FEWEST
 
 
 def test_a_record_of_many_calls_counts_as_many() -> None:
     horizon = Horizon(0, 0, 0.0)
-    assert horizon.propose([(7, 20), (9, 20), (11, 20)], [], 1000, 0.0) == 10
+    assert horizon.propose([(7, 20), (9, 20), (11, 20)], Heads(), 1000, 0.0) == 10
 
 
 def test_half_of_what_was_let_through_makes_the_next_one_due() -> None:
     horizon = Horizon(0, 0, 0.0)
     committed(horizon, list(range(1000)), 1000, 0.0)
-    assert [horizon.has_begun() for _ in range(FEWEST)].index(True) == FEWEST // 2 - 1
+    assert [horizon.has_begun(offset) for offset in range(FEWEST)].index(True) == FEWEST // 2 - 1
 
 
-def test_where_calls_below_it_cannot_go_on_others_are_let_through_in_doubling_numbers() -> None:
+def test_where_calls_below_it_cannot_go_on_others_are_let_through() -> None:
     horizon = Horizon(0, 0, 0.0)
     unfinished = list(range(10_000))
     passed = []
-    for _ in range(6):
+    for _ in range(4):
         before = horizon.below
         horizon.ran_short()
         passed.append(committed(horizon, unfinished, 10_000, 0.01) - before)
-    assert passed == [64, 128, 256, 512, 1024, 2048]
+    assert passed == [2 * FEWEST] * 4
+
+
+def test_where_many_calls_are_made_they_are_let_through_in_doubling_numbers_up_to_seconds_worth() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    for offset in range(100):
+        horizon.has_begun(offset)
+    unfinished = list(range(100, 10_000))
+    passed = []
+    for _ in range(5):
+        before = max(100, horizon.below)
+        horizon.ran_short()
+        passed.append(committed(horizon, unfinished, 10_000, 1.0) - before)
+    assert passed == [300, 128, 256, 300, 300]  # at first behind the calls of three seconds, which are not let through
+
+
+def after_a_burst(attempted: int) -> Horizon:
+    """Return one that a fast reader has taken to 300,000; then he has read 100,000 offsets with a call in each."""
+    horizon = Horizon(0, 0, 0.0)
+    horizon.has_begun(attempted)
+    committed(horizon, [], 100_000, 1.0)
+    assert horizon.below == 400_000
+    return horizon
+
+
+def test_after_a_burst_it_comes_down_to_what_can_be_attempted_in_some_seconds() -> None:
+    horizon = after_a_burst(attempted=0)
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 2.0) == FEWEST + 1
+
+
+def test_it_never_comes_down_below_what_was_attempted() -> None:
+    horizon = after_a_burst(attempted=70_000)
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 2.0) == 70_001
+
+
+def test_it_comes_down_only_so_far_that_enough_calls_can_go_on() -> None:
+    horizon = after_a_burst(attempted=0)
+    heads = list(range(50_000, 100_000))  # what comes before waits for others
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 2.0, heads) == 50_000 + FEWEST
+
+
+def test_it_stays_where_fewer_calls_than_that_can_go_on() -> None:
+    """Else what waits would be let through, and kept back again, with every commit."""
+    horizon = after_a_burst(attempted=0)
+    heads = list(range(50_000, 50_000 + FEWEST - 1))
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 2.0, heads) == 400_000
+
+
+def test_it_comes_down_no_more_than_once_a_second() -> None:
+    horizon = after_a_burst(attempted=0)
+    committed(horizon, list(range(1, 100_000)), 100_000, 2.0)
+    horizon.sent(300_000)
+    horizon.acknowledged(300_000)
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 2.9) == 300_000
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 3.0) == FEWEST + 1
+
+
+def test_where_little_is_unfinished_below_it_nobody_is_asked_how_much_can_go_on() -> None:
+    def asked() -> list[int]:
+        raise AssertionError("the heads are many: to look at them costs time")
+
+    horizon = Horizon(100, 0, 0.0)
+    unfinished = [(offset, 1) for offset in range(100 - 2 * FEWEST + 1, 200)]
+    assert horizon.propose(unfinished, Heads([], asked), 200, 2.0) == 100
 
 
 def test_nobody_is_let_through_beyond_the_last_that_waits() -> None:
     horizon = Horizon(0, 0, 0.0)
     for _ in range(6):
         horizon.ran_short()
-        committed(horizon, list(range(10_000)), 10_000, 0.01, waiting=[40, 90])
+        committed(horizon, list(range(10_000)), 10_000, 0.01, heads=[40, 90])
     assert horizon.below == 91
 
 
@@ -125,7 +196,11 @@ def test_while_a_lower_one_is_under_way_it_counts_and_while_a_higher_one_is_the_
     assert horizon.below == 300
 
 
-@given(st.lists(st.tuples(st.sampled_from(["read", "begin", "commit", "fail", "short"]), st.integers(1, 500))))
+STEPS = st.tuples(st.sampled_from(["read", "pass", "begin", "commit", "fail", "short"]), st.integers(1, 500))
+
+
+@settings(max_examples=200)
+@given(st.lists(STEPS, min_size=15))
 def test_nothing_is_ever_attempted_that_the_group_may_not_know_of(steps: list[tuple[str, int]]) -> None:
     horizon, position, now_s = Horizon(0, 0, 0.0), 0, 0.0
     waiting: list[int] = []
@@ -134,24 +209,29 @@ def test_nothing_is_ever_attempted_that_the_group_may_not_know_of(steps: list[tu
     stored = {0}  # what Kafka may hold
 
     def sort() -> None:
-        nonlocal waiting
-        ready.extend(offset for offset in waiting if offset < horizon.below)
-        waiting = [offset for offset in waiting if offset >= horizon.below]
+        nonlocal waiting, ready
+        below, both = horizon.below, sorted((*ready, *waiting))
+        ready, waiting = [each for each in both if each < below], [each for each in both if each >= below]
 
     for what, number in steps:
-        now_s += 0.05
+        now_s += 0.6
         if what == "read":
             waiting += range(position, position + number)
             position += number
+        elif what == "pass":
+            position += 10 * number  # records that are no calls
         elif what == "begin":
-            for offset in ready[:number]:
+            first = number * 7 % (len(ready) + 1)  # not in the order of their offsets
+            for offset in ready[first : first + number]:
                 attempted = max(attempted, offset)
-                horizon.has_begun()
-            del ready[:number]
+                horizon.has_begun(offset)
+            del ready[first : first + number]
         elif what == "short":
             horizon.ran_short()
         else:
-            proposed = horizon.propose(((offset, 1) for offset in (*ready, *waiting)), waiting, position, now_s)
+            proposed = horizon.propose(
+                ((offset, 1) for offset in (*ready, *waiting)), Heads(waiting, lambda: ready), position, now_s
+            )
             horizon.sent(proposed)
             stored.add(proposed)
             if what == "commit":

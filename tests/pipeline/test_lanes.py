@@ -13,7 +13,9 @@ from tests.pipeline.fakes import ScriptedSender, call, delivered, job
 from worker.clock import ManualClock, settle
 from worker.delivery.deliveries import Delivery, Later
 from worker.model import Outcome, TopicPartition
-from worker.pipeline.lanes import Job, Lanes
+from worker.pipeline.horizon import Horizon
+from worker.pipeline.lanes import Lanes
+from worker.pipeline.site_lanes import Job
 
 P0 = TopicPartition("user-events", 0)
 P1 = TopicPartition("user-events", 1)
@@ -383,3 +385,25 @@ async def test_a_call_that_is_held_after_its_partition_was_taken_is_forgotten_by
         await settle()
 
         assert house.sender.forgotten == [late.delivery]
+
+
+async def test_a_call_that_waits_for_a_place_is_not_made_when_the_horizon_has_come_down_before_it() -> None:
+    horizon = Horizon(below=100, position=0, now_s=0.0)
+    async with running(House(max_in_flight=1)) as house:
+        house.lanes.keep_to(P0, horizon)
+        for offset in range(4):
+            house.join(f"u{offset}", offset)
+        await settle()
+        assert sorted(house.lanes.heads(P0).ready()) == [1, 2, 3]
+        horizon.sent(2)
+        horizon.acknowledged(2)
+        house.lanes.horizon_moved(P0)
+        for uid in ("u0", "u1"):
+            house.sender.answer(uid, delivered())
+            await settle()
+        assert house.sender.in_flight == []
+        assert list(house.lanes.heads(P0).behind) == [2, 3]
+        horizon.acknowledged(3)
+        house.lanes.horizon_moved(P0)
+        await settle()
+        assert house.sender.in_flight == [("u2", 2)]

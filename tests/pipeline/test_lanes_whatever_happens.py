@@ -15,7 +15,8 @@ from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
 from worker.model import Outcome, TopicPartition
 from worker.pipeline.horizon import Horizon
-from worker.pipeline.lanes import Job, Lanes
+from worker.pipeline.lanes import Lanes
+from worker.pipeline.site_lanes import Job
 
 USERS = ("u1", "u2", "u3", "u4")
 PARTITIONS = (TopicPartition("t", 0), TopicPartition("t", 1))
@@ -110,18 +111,19 @@ class House:
 
     def commit(self, partition: TopicPartition) -> None:
         """Commit as the engine does: propose, send, hear that it was kept."""
-        horizon, waiting = self.horizons[partition], self.lanes.behind_horizon(partition)
-        assert waiting == sorted(waiting)
+        horizon, heads = self.horizons[partition], self.lanes.heads(partition)
+        assert heads.behind == sorted(heads.behind)
         unfinished = [(each.ticket.offset, 1) for each in self.open_jobs() if each.ticket.partition == partition]
-        proposed = horizon.propose(unfinished, waiting, self.next_offset[partition], self.clock.monotonic_s())
+        proposed = horizon.propose(unfinished, heads, self.next_offset[partition], self.clock.monotonic_s())
         horizon.sent(proposed)
         horizon.acknowledged(proposed)
         self.lanes.horizon_moved(partition)
 
     def come_near(self, partition: TopicPartition, ahead: int) -> None:
-        """Commit a horizon so near that further calls will wait for the next one, but none that was let through."""
+        """Commit a horizon so near that calls wait for the next one, some that were ready for a permit among them."""
         horizon = self.horizons[partition]
-        near = self.next_offset[partition] + ahead
+        offsets = (each.offset for each in self.sender.attempted if each.partition == partition)
+        near = max(offsets, default=-1) + 1 + ahead
         horizon.sent(near)
         horizon.acknowledged(near)
         self.lanes.horizon_moved(partition)

@@ -17,6 +17,7 @@ from worker.kafka.membership import Found, Position
 from worker.model import CallName, KafkaRecord, Outcome, OutcomeKind
 from worker.pipeline import horizon
 from worker.pipeline.earlier import Earlier, earlier_of
+from worker.pipeline.horizon import Heads
 from worker.pipeline.offsets import Commit, Offsets, PartitionProgress
 from worker.pipeline.tickets import Ticket
 
@@ -129,7 +130,7 @@ class Partition(RuleBasedStateMachine):
             delivery = ticket.deliveries[index]
             assert delivery is not None
             self.attempted.add((ticket.offset, index))
-            self.progress.horizon.has_begun()
+            self.progress.horizon.has_begun(ticket.offset)
             delivery.attempts += 1
             delivery.may_be_executed = end is None
             if end is not None:
@@ -159,8 +160,11 @@ class Partition(RuleBasedStateMachine):
         if is_short:
             self.progress.horizon.ran_short()
         below = self.progress.horizon.below
-        waiting = [offset for offset in self.progress.unfinished if offset >= below]
-        due = self.offsets.due(NOTE, waiting=lambda partition: waiting, now_s=self.now_s).get(P0)
+        unfinished = self.progress.unfinished
+        heads = Heads(
+            [each for each in unfinished if each >= below], lambda: [each for each in unfinished if each < below]
+        )
+        due = self.offsets.due(NOTE, heads=lambda partition: heads, now_s=self.now_s).get(P0)
         if due is not None:
             self.under_way = due, arrives
             if arrives:

@@ -140,10 +140,9 @@ class CommitLoop:
             if self._say_again_s <= now_s < self._unsure_until_s:
                 self._say_again_s = now_s + SAY_AGAIN_EVERY_S
                 self._offsets.say_again()
-            waiting = self._lanes.behind_horizon
             due = self._offsets.due(
                 note,
-                waiting=waiting,
+                heads=self._lanes.heads,
                 now_s=now_s,
                 left=self._left,
                 left_serial=self._left_serial,

@@ -20,12 +20,12 @@ from worker.metrics import Metrics
 from worker.model import Event, Json, Outcome, OutcomeKind, Record, RecordEnd, TopicPartition, place
 from worker.pipeline.earlier import left_out
 from worker.pipeline.flood_guard import Flood, FloodGuard
-from worker.pipeline.lanes import Job
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.letters import Letters, LetterWriter, blame
 from worker.pipeline.offsets import Offsets, PartitionProgress
 from worker.pipeline.parking import PARKED, Parked, parked_outcome
 from worker.pipeline.room import Room
+from worker.pipeline.site_lanes import Job
 from worker.pipeline.tickets import Ticket
 
 log = structlog.get_logger(__name__)

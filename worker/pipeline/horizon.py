@@ -10,11 +10,16 @@ of them; where they do not, in offsets ahead of the reading position.
                                                   calls of AHEAD_S lie, as densely as they have come so far
     many: 1010 1012 1013 1040 1041 ...            behind the n-th call: AHEAD_S at the pace of calls
     ... and all of these wait for something       behind the k-th that waits for nothing but the horizon
+
+A burst takes it far ahead: fast reading, or many calls that wait while others go on. Where calls queue it comes down
+again, once a second, to behind the n-th call that could be made at once; never below one that was attempted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
+from typing import NamedTuple
 
 AHEAD_S = 3.0  # a commit is made every second, and earlier when half of this is used up
 FEWEST = 32  # calls, or offsets, at any pace: what is asked about after a crash at the least
@@ -23,11 +28,19 @@ LOOK_S = 1.0
 NEVER = 2**63
 
 
+class Heads(NamedTuple):
+    """The offsets of a partition's calls that wait for no other call, nor for a time."""
+
+    behind: Sequence[int] = ()  # those that nothing but the present horizon keeps from being attempted, ascending
+    ready: Callable[[], Sequence[int]] = tuple  # the others, in no order; there may be many, and they are seldom asked
+
+
 class Horizon:
     """One partition's horizon under one assignment."""
 
     __slots__ = (
         "_all_begun",
+        "_attempted_below",
         "_begun",
         "_calls_per_s",
         "_first_position",
@@ -35,6 +48,7 @@ class Horizon:
         "_is_under_way",
         "_let_through",
         "_looked_s",
+        "_lowered_s",
         "_offsets_per_s",
         "_position",
         "_push",
@@ -55,6 +69,8 @@ class Horizon:
         self._position = position  # at `_looked_s`
         self._first_position = position
         self._all_begun = 0  # attempts under this assignment
+        self._attempted_below = 0  # an offset: all of them were of records below it
+        self._lowered_s = now_s  # when it was last looked at whether it can come down
         self._is_under_way = False
         self._calls_per_s = 0.0
         self._offsets_per_s = 0.0
@@ -62,8 +78,9 @@ class Horizon:
     def __repr__(self) -> str:
         return f"<Horizon below {self.below}>"
 
-    def has_begun(self) -> bool:
+    def has_begun(self, offset: int) -> bool:
         """Note an attempt; return whether the horizon should be renewed now: half of what it let through is used up."""
+        self._attempted_below = max(self._attempted_below, offset + 1)
         self._begun += 1
         self._all_begun += 1
         self._let_through += 1
@@ -83,29 +100,32 @@ class Horizon:
         """
         self._was_short |= not self._is_under_way
 
-    def propose(
-        self, unfinished: Iterable[tuple[int, int]], waiting: Sequence[int], position: int, now_s: float
-    ) -> int:
+    def propose(self, unfinished: Iterable[tuple[int, int]], heads: Heads, position: int, now_s: float) -> int:
         """Return the horizon of the next commit; never one that something may have been attempted at or above.
 
-        `unfinished`: offset and number of calls of each unfinished record, ascending. `waiting`: the offsets of the
-        calls that nothing but the present horizon keeps from being attempted, ascending.
+        `unfinished`: offset and number of calls of each unfinished record, ascending.
         """
         self._look(position, now_s)
         enough = max(FEWEST, int(self._calls_per_s * AHEAD_S))
         ahead = max(FEWEST, int(self._offsets_per_s * AHEAD_S))
-        behind, missing = _behind(unfinished, enough)
+        calls = iter(unfinished)
+        behind, missing = _behind(calls, enough)
         self._let_through = 0
         if self._was_short:
-            # Those that were let through cannot go on, each for a reason of its own: twice as many each time.
-            self._push = 2 * max(FEWEST, self._push)
+            # Those that were let through cannot go on, each for a reason of its own: twice as many each time, up to
+            # what is made in some seconds.
+            self._push = min(2 * max(FEWEST, self._push), max(2 * FEWEST, enough))
             self._was_short = False
-            if waiting:
-                behind = max(behind or 0, waiting[: self._push][-1] + 1)
+            if heads.behind:
+                behind = max(behind or 0, heads.behind[: self._push][-1] + 1)
         else:
             self._push = 0
         if behind is not None:
             self._half, self.renew_at = (enough + 1) // 2, NEVER
+            if behind < self.below and self._push == 0 and now_s >= self._lowered_s + LOOK_S:
+                self._lowered_s = now_s
+                if _behind(calls, enough, below=self.below)[0] is not None:
+                    return max(behind, self._attempted_below, self._enough_heads(heads, enough))
             return max(self.below, behind)
         self._half = 0
         seen, passed = self._all_begun + enough - missing, position - self._first_position
@@ -117,6 +137,15 @@ class Horizon:
         proposed = self.below if is_kept else position + ahead
         self.renew_at = (position + proposed) // 2
         return proposed
+
+    def _enough_heads(self, heads: Heads, enough: int) -> int:
+        """Return an offset below which there are enough calls that can go on; the present horizon if there are none.
+
+        Calls that wait for something else are not counted: if they were, all that was let through would be used up at
+        once, and the horizon would go up and down while calls wait for it.
+        """
+        first = nsmallest(enough, heads.ready())
+        return first[-1] + 1 if len(first) == enough else self.below
 
     def _look(self, position: int, now_s: float) -> None:
         elapsed_s = now_s - self._looked_s
@@ -140,9 +169,11 @@ class Horizon:
         self._is_under_way = False
 
 
-def _behind(unfinished: Iterable[tuple[int, int]], enough: int) -> tuple[int | None, int]:
-    """Return the offset behind the record with the so manieth call; None: there are so many too few."""
+def _behind(unfinished: Iterable[tuple[int, int]], enough: int, below: float = NEVER) -> tuple[int | None, int]:
+    """Return the offset behind the record with the so manieth call; None: there are so many too few, all or `below`."""
     for offset, calls in unfinished:
+        if offset >= below:
+            break
         enough -= calls
         if enough <= 0:
             return offset + 1, 0

@@ -21,92 +21,19 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple, Protocol
 
-from worker.clock import Clock, Timer
+from worker.clock import Clock
 from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
 from worker.gigya.calls import Call
 from worker.model import Outcome, TopicPartition
-from worker.pipeline.horizon import Horizon
+from worker.pipeline.horizon import Heads, Horizon
 from worker.pipeline.parking import parked_outcome
+from worker.pipeline.site_lanes import Behind, Job, Lane, LaneStatistics, SiteLanes, SiteSender, State, statistics_of
 from worker.pipeline.tickets import Ticket
 
 # How often a drain looks again at calls whose site has become unready meanwhile.
 DRAIN_LOOK_S = 0.1
-
-
-class SiteSender(Protocol):
-    """What the lanes need of a site's sender. Called from the event loop of the lanes only."""
-
-    released: Callable[[Delivery], None]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are being made: neither outage nor stopped."""
-        ...
-
-    async def admit(self) -> Permit:
-        """Wait until one attempt may start. Cancelling it loses no permit."""
-        ...
-
-    def give_back(self, permit: Permit) -> None:
-        """Return a permit that was not used."""
-        ...
-
-    async def attempt(self, delivery: Delivery, permit: Permit) -> Outcome | Later:
-        """Make exactly one attempt. Does not raise for anything the API or the network does."""
-        ...
-
-    def forget(self, delivery: Delivery) -> None:
-        """Drop what is remembered of a call that is held: it is not ours any more."""
-        ...
-
-    def abandon(self, delivery: Delivery) -> None:
-        """Drop what is remembered of a call that an operator has ended."""
-        ...
-
-
-class _State(Enum):
-    READY = 1  # in the site's queue, waiting for room and a permit
-    IN_FLIGHT = 2
-    BACKOFF = 3  # a timer will make it ready
-    HELD = 4  # the sender will release it
-    BEHIND = 5  # a commit that moves the horizon will make it ready
-
-
-class Job(NamedTuple):
-    """One call in its lane, and where its outcome belongs."""
-
-    delivery: Delivery
-    ticket: Ticket
-    call_index: int  # of the call in the ticket
-
-
-class _Lane:
-    __slots__ = ("due_s", "jobs", "released_early", "state", "timer", "uid")
-
-    def __init__(self, uid: str) -> None:
-        self.uid = uid
-        self.jobs: deque[Job] = deque()
-        self.state = _State.READY
-        self.timer: Timer | None = None
-        self.due_s = 0.0  # monotonic: when its back-off ends
-        self.released_early = False
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
-class _Behind(NamedTuple):
-    """A lane whose first call waits for the horizon. Stale once the lane has another first call."""
-
-    offset: int
-    site: _Site
-    lane: _Lane
 
 
 @dataclass(slots=True)
@@ -114,58 +41,7 @@ class _Partition:
     """What the lanes know of a partition whose calls keep to a horizon."""
 
     horizon: Horizon
-    behind: list[_Behind]  # by offset, ascending
-
-
-class _Site:
-    """The lanes of one site. A lane exists only while it has jobs."""
-
-    def __init__(self, name: str, sender: SiteSender) -> None:
-        self.name = name
-        self.sender = sender
-        self.lanes: dict[str, _Lane] = {}
-        self.ready: deque[_Lane] = deque()  # may hold lanes that are not ready any more: looked at when taken
-        self.ready_first: deque[_Lane] = deque()  # with suspects: unsettled when we die, they are hard to tell
-        self.wake = asyncio.Event()
-        self.jobs = 0
-        self.in_flight = 0
-        self.places = 0  # in flight, or kept for the attempt that waits for its permit
-        self.behind: set[_Lane] = set()  # lanes that only a horizon keeps from being ready
-
-    def take_ready(self) -> _Lane | None:
-        # In an outage calls go first: one of them shows that the site is back, a question to the log need not.
-        for queue in (self.ready_first, self.ready)[:: 1 if self.sender.is_open else -1]:
-            while queue:
-                lane = queue.popleft()
-                if lane.jobs and lane.state is _State.READY:
-                    return lane
-        return None
-
-    def add_ready(self, lane: _Lane) -> None:
-        (self.ready_first if lane.jobs[0].delivery.suspect else self.ready).append(lane)
-
-    @property
-    def has_ready(self) -> bool:
-        return bool(self.ready_first or self.ready)
-
-    def clear_ready(self) -> None:
-        """Forget lanes that are gone. While a site admits nobody nothing takes them, and outages can be long."""
-        for queue in (self.ready_first, self.ready):
-            left = [lane for lane in queue if lane.jobs and lane.state is _State.READY]
-            queue.clear()
-            queue.extend(left)
-
-
-@dataclass(frozen=True, slots=True)
-class LaneStatistics:
-    """How full the lanes of one site are, for /status and metrics."""
-
-    users: int
-    waiting: int
-    in_flight: int
-    held: int
-    in_backoff: int
-    longest_lane: int
+    behind: list[Behind]  # by offset, ascending
 
 
 class Lanes:
@@ -182,7 +58,7 @@ class Lanes:
         clock: Clock,
         ended: Callable[[Job, Outcome], None],
     ) -> None:
-        self._sites = {name: _Site(name, sender) for name, sender in senders.items()}
+        self._sites = {name: SiteLanes(name, sender) for name, sender in senders.items()}
         self._places = max(max_in_flight, len(self._sites))
         self._clock = clock
         self._ended = ended
@@ -209,7 +85,7 @@ class Lanes:
         site = self._sites[call.site]
         lane = site.lanes.get(call.uid)
         if lane is None:
-            lane = site.lanes[call.uid] = _Lane(call.uid)
+            lane = site.lanes[call.uid] = Lane(call.uid)
             lane.jobs.append(job)
             self._make_ready(site, lane)
         else:
@@ -221,10 +97,11 @@ class Lanes:
         """Attempt no call of this partition that is not below its horizon. Without one there is no such limit."""
         self._horizons[partition] = _Partition(horizon, [])
 
-    def behind_horizon(self, partition: TopicPartition) -> list[int]:
-        """Return the offsets of the calls that only wait for a higher horizon, ascending."""
+    def heads(self, partition: TopicPartition) -> Heads:
+        """Return the calls of a partition that could be attempted now, and those that only a horizon keeps from it."""
         known = self._horizons.get(partition)
-        return [behind.offset for behind in known.behind] if known is not None else []
+        behind = [each.offset for each in known.behind] if known is not None else []
+        return Heads(behind, lambda: [each for site in self._sites.values() for each in site.ready_offsets(partition)])
 
     def horizon_moved(self, partition: TopicPartition) -> None:
         """Let the calls go on that are below it now."""
@@ -297,15 +174,15 @@ class Lanes:
     def waits_for(self, call: Call) -> str:
         """Return `backoff` or `held` while a call's lane rightly waits for that; empty: it could be in flight."""
         lane = self._sites[call.site].lanes.get(call.uid)
-        if lane is not None and lane.state is _State.BACKOFF and self._clock.monotonic_s() < lane.due_s:
+        if lane is not None and lane.state is State.BACKOFF and self._clock.monotonic_s() < lane.due_s:
             return "backoff"
-        return "held" if lane is not None and lane.state is _State.HELD else ""
+        return "held" if lane is not None and lane.state is State.HELD else ""
 
     def statistics(self) -> dict[str, LaneStatistics]:
         """Return how full the lanes are, by site."""
-        return {name: _statistics(site) for name, site in self._sites.items()}
+        return {name: statistics_of(site) for name, site in self._sites.items()}
 
-    async def _dispatch(self, site: _Site, tasks: asyncio.TaskGroup) -> None:
+    async def _dispatch(self, site: SiteLanes, tasks: asyncio.TaskGroup) -> None:
         while True:
             while not (site.has_ready and self._has_place(site)):
                 if site.behind and not site.has_ready and self._has_place(site):
@@ -315,36 +192,49 @@ class Lanes:
             site.places += 1  # kept before the wait for a permit, so that no other site takes it
             await self._running.wait()
             permit = await site.sender.admit()
-            lane = site.take_ready() if self._running.is_set() else None
+            lane = self._take_ready(site) if self._running.is_set() else None
             if lane is None:
                 site.sender.give_back(permit)
                 self._leave_place(site)
                 continue
-            lane.state = _State.IN_FLIGHT
+            lane.state = State.IN_FLIGHT
             site.in_flight += 1
             self._has_begun(lane.jobs[0])
             tasks.create_task(self._attempt(site, lane, lane.jobs[0], permit))
 
-    def _make_ready(self, site: _Site, lane: _Lane) -> None:
+    def _take_ready(self, site: SiteLanes) -> Lane | None:
+        """Take the next lane that may go on. A horizon may have come down since a lane was made ready."""
+        while (lane := site.take_ready()) is not None and self._stands_behind(site, lane):
+            pass
+        return lane
+
+    def _make_ready(self, site: SiteLanes, lane: Lane) -> None:
         """Let a lane's first call wait for a permit; or first for the horizon, where it is behind it."""
         site.behind.discard(lane)
         ticket = lane.jobs[0].ticket
         known = self._horizons.get(ticket.partition)
-        if known is not None:
-            if known.horizon.is_near(ticket.offset):
-                self.renew()
-            if ticket.offset >= known.horizon.below:
-                lane.state = _State.BEHIND
-                site.behind.add(lane)
-                insort(known.behind, _Behind(ticket.offset, site, lane), key=_offset_of)
-                return
-        lane.state = _State.READY
+        if known is not None and known.horizon.is_near(ticket.offset):
+            self.renew()
+        if self._stands_behind(site, lane):
+            return
+        lane.state = State.READY
         site.add_ready(lane)
         site.wake.set()
 
+    def _stands_behind(self, site: SiteLanes, lane: Lane) -> bool:
+        """Put a lane aside whose first call is behind the horizon; say whether it is."""
+        ticket = lane.jobs[0].ticket
+        known = self._horizons.get(ticket.partition)
+        if known is None or ticket.offset < known.horizon.below:
+            return False
+        lane.state = State.BEHIND
+        site.behind.add(lane)
+        insort(known.behind, Behind(ticket.offset, site, lane), key=_offset_of)
+        return True
+
     def _has_begun(self, job: Job) -> None:
         known = self._horizons.get(job.ticket.partition)
-        if known is not None and known.horizon.has_begun():
+        if known is not None and known.horizon.has_begun(job.ticket.offset):
             self.renew()
 
     def _ran_short(self) -> None:
@@ -354,7 +244,7 @@ class Lanes:
                 known.horizon.ran_short()
         self.renew()
 
-    async def _attempt(self, site: _Site, lane: _Lane, job: Job, permit: Permit) -> None:
+    async def _attempt(self, site: SiteLanes, lane: Lane, job: Job, permit: Permit) -> None:
         lane.released_early = False
         result = await site.sender.attempt(job.delivery, permit)
         site.in_flight -= 1
@@ -375,29 +265,29 @@ class Lanes:
             self._put_off(site, lane, job, result)
         self._changed.set()
 
-    def _put_off(self, site: _Site, lane: _Lane, job: Job, later: Later) -> None:
+    def _put_off(self, site: SiteLanes, lane: Lane, job: Job, later: Later) -> None:
         job.ticket.last_reason = later.reason
         job.ticket.attempts = max(job.ticket.attempts, job.delivery.attempts)
         only_waits_for_a_permit = later.wait_s is not None and later.wait_s <= 0 and site.sender.is_open
         if job.ticket.partition in self._closing and not only_waits_for_a_permit:
             if later.wait_s is None:
                 site.sender.forget(job.delivery)
-            lane.state = _State.BACKOFF
+            lane.state = State.BACKOFF
             self._drop_jobs(site, lane, lambda each: each.ticket.partition == job.ticket.partition)
         elif later.wait_s is None:
-            lane.state = _State.HELD
+            lane.state = State.HELD
             if lane.released_early:
                 self._make_ready(site, lane)
         elif later.wait_s <= 0:
             self._make_ready(site, lane)
         else:
-            lane.state = _State.BACKOFF
+            lane.state = State.BACKOFF
             lane.due_s = self._clock.monotonic_s() + later.wait_s
             lane.timer = self._clock.call_later(later.wait_s, lambda: self._backoff_over(site, lane))
 
-    def _backoff_over(self, site: _Site, lane: _Lane) -> None:
+    def _backoff_over(self, site: SiteLanes, lane: Lane) -> None:
         lane.timer = None
-        if lane.state is _State.BACKOFF and lane.jobs:
+        if lane.state is State.BACKOFF and lane.jobs:
             self._make_ready(site, lane)
 
     def _released(self, delivery: Delivery) -> None:
@@ -405,13 +295,13 @@ class Lanes:
         lane = site.lanes.get(delivery.call.uid)
         if lane is None or lane.jobs[0].delivery is not delivery:
             return
-        if lane.state is _State.HELD:
+        if lane.state is State.HELD:
             self._make_ready(site, lane)
-        elif lane.state is _State.IN_FLIGHT:
+        elif lane.state is State.IN_FLIGHT:
             # Released before `attempt` returned that it is held: the answer must not be lost.
             lane.released_early = True
 
-    def _pop(self, site: _Site, lane: _Lane) -> None:
+    def _pop(self, site: SiteLanes, lane: Lane) -> None:
         """Take the first job off a lane whose attempt has ended, and let the next one follow."""
         self._uncount(site, lane.jobs.popleft())
         if lane.jobs:
@@ -419,19 +309,19 @@ class Lanes:
         else:
             site.lanes.pop(lane.uid, None)
 
-    def _drop_waiting(self, site: _Site, partitions: Collection[TopicPartition], *, all_of_them: bool) -> None:
+    def _drop_waiting(self, site: SiteLanes, partitions: Collection[TopicPartition], *, all_of_them: bool) -> None:
         for lane in list(site.lanes.values()):
             head = lane.jobs[0]
-            is_put_off = lane.state in (_State.BACKOFF, _State.HELD) and head.ticket.partition in partitions
+            is_put_off = lane.state in (State.BACKOFF, State.HELD) and head.ticket.partition in partitions
             if all_of_them or is_put_off:
-                if lane.state is _State.HELD and head.ticket.partition in partitions:
+                if lane.state is State.HELD and head.ticket.partition in partitions:
                     site.sender.forget(head.delivery)
                 self._drop_jobs(site, lane, lambda job: job.ticket.partition in partitions)
 
-    def _drop_jobs(self, site: _Site, lane: _Lane, is_chosen: Callable[[Job], bool]) -> list[Job]:
+    def _drop_jobs(self, site: SiteLanes, lane: Lane, is_chosen: Callable[[Job], bool]) -> list[Job]:
         """Drop a lane's chosen jobs and return them; never the one in flight: it is dropped when it returns."""
         head = lane.jobs[0]
-        in_flight = head if lane.state is _State.IN_FLIGHT else None
+        in_flight = head if lane.state is State.IN_FLIGHT else None
         dropped = [job for job in lane.jobs if job is not in_flight and is_chosen(job)]
         if not dropped:
             return dropped
@@ -449,7 +339,7 @@ class Lanes:
             self._make_ready(site, lane)
         return dropped
 
-    def _uncount(self, site: _Site, job: Job) -> None:
+    def _uncount(self, site: SiteLanes, job: Job) -> None:
         site.jobs -= 1
         left = self._jobs_of[job.ticket.partition] - 1
         if left:
@@ -460,7 +350,7 @@ class Lanes:
     def _count(self, partitions: Collection[TopicPartition]) -> int:
         return sum(self._jobs_of.get(partition, 0) for partition in partitions)
 
-    def _has_place(self, site: _Site) -> bool:
+    def _has_place(self, site: SiteLanes) -> bool:
         """Return whether the site may start one more attempt. Of the places one is left for each site that has none.
 
         Else a site that admits nobody, or one without a quota, could keep the others from ever making a call.
@@ -469,7 +359,7 @@ class Lanes:
         kept = sum(max(1, other.places) for other in others)
         return site.places + kept < self._places
 
-    def _leave_place(self, site: _Site) -> None:
+    def _leave_place(self, site: SiteLanes) -> None:
         site.places -= 1
         for each in self._sites.values():
             each.wake.set()
@@ -483,17 +373,5 @@ class Lanes:
             timer.cancel()
 
 
-def _statistics(site: _Site) -> LaneStatistics:
-    states = [lane.state for lane in site.lanes.values()]
-    return LaneStatistics(
-        users=len(states),
-        waiting=site.jobs - site.in_flight,
-        in_flight=site.in_flight,
-        held=states.count(_State.HELD),
-        in_backoff=states.count(_State.BACKOFF),
-        longest_lane=max((len(lane.jobs) for lane in site.lanes.values()), default=0),
-    )
-
-
-def _offset_of(behind: _Behind) -> int:
+def _offset_of(behind: Behind) -> int:
     return behind.offset

@@ -10,7 +10,7 @@ Pure: no I/O, no clock, no tasks. Use one instance from one event loop.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from worker.kafka.progress import ROOM_BITS, Note, Progress, Started, fit, worst
 from worker.kafka.source import Position
 from worker.model import TopicPartition
 from worker.pipeline.earlier import Earlier
-from worker.pipeline.horizon import Horizon
+from worker.pipeline.horizon import Heads, Horizon
 from worker.pipeline.tickets import Ticket
 
 NOBODY = Earlier()
@@ -171,7 +171,7 @@ class PartitionProgress:
     def due(
         self,
         note: Note,
-        waiting: Callable[[TopicPartition], Sequence[int]],
+        heads: Callable[[TopicPartition], Heads],
         now_s: float,
         left: LeftBehind,
         left_serial: int = 0,
@@ -184,7 +184,7 @@ class PartitionProgress:
             horizon = self._earlier_horizon if self.position < self._earlier_horizon else watermark
         else:
             calls = ((offset, len(ticket.calls) - ticket.ended_calls) for offset, ticket in self.unfinished.items())
-            proposed = self.horizon.propose(calls, waiting(self.partition), self.position, now_s)
+            proposed = self.horizon.propose(calls, heads(self.partition), self.position, now_s)
             horizon = max(proposed, self._earlier_horizon)
         state = (self._changes, watermark, self.position, horizon, self.is_drained, note, left_serial)
         if state == self._state:
@@ -303,7 +303,7 @@ class Offsets:
         self,
         note: Note,
         *,
-        waiting: Callable[[TopicPartition], Sequence[int]] = lambda partition: (),
+        heads: Callable[[TopicPartition], Heads] = lambda partition: Heads(),
         now_s: float = 0.0,
         left: LeftBehind = lambda partition, watermark, limit_characters: {},
         left_serial: Callable[[TopicPartition], int] = lambda partition: 0,
@@ -311,13 +311,13 @@ class Offsets:
     ) -> dict[TopicPartition, Commit]:
         """Return what is due: where offset, map, horizon or note have changed. Each says all, as one wipes the last.
 
-        `waiting`: the offsets of calls that wait for a higher horizon, ascending. `left`: what the senders leave behind
+        `heads`: the calls that could go on, or wait for a higher horizon only. `left`: what the senders leave behind
         for a partition's next owner, by site, beside this watermark and in so many characters; `left_serial`: another
         number whenever that may have changed.
         """
         chosen = self._partitions.values() if partitions is None else self._owned(partitions)
         commits = (
-            (progress.partition, progress.due(note, waiting, now_s, left, left_serial(progress.partition)))
+            (progress.partition, progress.due(note, heads, now_s, left, left_serial(progress.partition)))
             for progress in chosen
         )
         return {partition: commit for partition, commit in commits if commit is not None}

@@ -39,8 +39,9 @@ from worker.delivery.recent import kind_of
 from worker.errors import TooLarge
 from worker.gigya.calls import Settles
 from worker.model import Outcome, OutcomeKind, RecordEnd, TopicPartition
-from worker.pipeline.lanes import Job, Lanes
+from worker.pipeline.lanes import Lanes
 from worker.pipeline.letters import letter_of
+from worker.pipeline.site_lanes import Job
 from worker.pipeline.tickets import Ticket
 from worker.reprocess.plan import Decision, Fate
 
