@@ -7,20 +7,19 @@ must be known that could have written it, and from when on they are all known.
 from __future__ import annotations
 
 import math
-from collections import deque
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from worker.delivery.evidence import SLACK_S
 from worker.gigya.calls import Call
 from worker.model import CallName, TopicPartition
 
-_Key = TypeVar("_Key")
 # Suspects are asked about within minutes after an assignment; until then what was made since must be remembered.
 KEPT_S = 600.0
-KEPT_CALLS = 50_000  # 25 MB: 500 bytes each
+KEPT_CALLS = 50_000  # 20 MB: 400 bytes each
 
 
 class Was(Enum):
@@ -54,10 +53,16 @@ class Noted:
     noted_s: float = 0.0
     is_open: bool = False  # its call has not ended
     is_many: bool = False  # nobody knows how often
+    # Its neighbours in `OwnCalls`. Queues of them would be blocks of half a kilobyte that live for ten minutes amid
+    # what lives for milliseconds: the heap around them can never be given back.
+    _next: Noted | None = field(default=None, init=False, repr=False)
+    _older_of_user: Noted | None = field(default=None, init=False, repr=False)
+    _newer_of_user: Noted | None = field(default=None, init=False, repr=False)
+    _older_of_place: Noted | None = field(default=None, init=False, repr=False)
 
 
 def noted_of(call: Call, place: Place, from_s: float, until_s: float, was: Was) -> Noted:
-    return Noted(place, call.uid, call.params.get("action", ""), points_of(call), from_s, until_s, was)
+    return Noted(place, call.uid, sys.intern(call.params.get("action", "")), points_of(call), from_s, until_s, was)
 
 
 def points_of(call: Call) -> int | None:
@@ -72,35 +77,37 @@ class OwnCalls:
     def __init__(self, now_s: float) -> None:
         self.began_s = now_s
         self.complete_from_s = now_s  # everything noted from here on is still known
-        self._in_order: deque[Noted] = deque()
-        self._by_user: dict[str, deque[Noted]] = {}
-        self._by_partition: dict[TopicPartition, deque[Noted]] = {}
-        self._by_place: dict[Place, tuple[Noted, ...]] = {}  # nearly always one: a deque of one takes 600 bytes more
+        self._count = 0
+        self._oldest: Noted | None = None
+        self._newest: Noted | None = None
+        self._newest_of_user: dict[str, Noted] = {}
+        # By partition the newest of each place, in the order in which they were noted.
+        self._newest_of_place: dict[TopicPartition, dict[Place, Noted]] = {}
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, noted: Noted, now_s: float) -> Noted:
         """Remember it; `was` may be changed later."""
         noted.noted_s = now_s
-        self._in_order.append(noted)
-        self._by_user.setdefault(noted.user, deque()).append(noted)
-        self._by_partition.setdefault(noted.place.partition, deque()).append(noted)
-        self._by_place[noted.place] = (*self._by_place.get(noted.place, ()), noted)
-        oldest = self._in_order[0]
-        while oldest.noted_s < now_s - KEPT_S or len(self._in_order) > KEPT_CALLS:
-            self._drop(self._in_order.popleft())
-            oldest = self._in_order[0]
+        self._enqueue(noted)
+        while self._oldest is not None and (self._oldest.noted_s < now_s - KEPT_S or self._count > KEPT_CALLS):
+            self._drop(self._oldest)
         return noted
 
     def like(self, call: Call) -> Iterator[Noted]:
         """Yield what entries could come from that fit this call; itself, too, where it was noted."""
         action, points = call.params["action"], points_of(call)
-        for noted in self._by_user.get(call.uid, ()):
+        noted = self._newest_of_user.get(call.uid)
+        while noted is not None:
             has_these_points = points is None or noted.points is None or noted.points == points
             if noted.action == action and has_these_points and noted.was is not Was.NOT:
                 yield noted
+            noted = noted._older_of_user
 
     def of(self, place: Place) -> Sequence[Noted]:
         """Return what is known of one call, oldest first."""
-        return self._by_place.get(place, ())
+        return list(_of_place(self._newest_of_place.get(place.partition, {}).get(place)))[::-1]
 
     def ended_since(self, partition: TopicPartition, from_s: float, *, owned_since_s: float) -> list[Noted]:
         """Return what may have been executed after `from_s` for calls of a partition that have ended, oldest first.
@@ -109,30 +116,61 @@ class OwnCalls:
         ended. A little more rather than less: times that were the site's once are as exact as its clock is known.
         """
         from_s -= SLACK_S
+        since_s = max(from_s, owned_since_s)
         found = []
-        for noted in reversed(self._by_partition.get(partition, ())):
-            if noted.noted_s < max(from_s, owned_since_s):
+        for newest in reversed(self._newest_of_place.get(partition, {}).values()):
+            if newest.noted_s < since_s:
                 break
-            is_told = noted.action and not noted.is_open and noted.was is not Was.NOT
-            if is_told and noted.owned_since_s >= owned_since_s and noted.until_s >= from_s:
-                found.append(noted)
+            for noted in _of_place(newest):
+                is_told = noted.noted_s >= since_s and noted.action and not noted.is_open and noted.was is not Was.NOT
+                if is_told and noted.owned_since_s >= owned_since_s and noted.until_s >= from_s:
+                    found.append(noted)
         return sorted(found, key=_until)
 
+    def _enqueue(self, noted: Noted) -> None:
+        if self._newest is not None:
+            self._newest._next = noted
+        else:
+            self._oldest = noted
+        self._newest = noted
+        self._count += 1
+        before = self._newest_of_user.get(noted.user)
+        if before is not None:
+            noted.user = before.user  # one text for all of a user's calls
+            noted._older_of_user, before._newer_of_user = before, noted
+        self._newest_of_user[noted.user] = noted
+        places = self._newest_of_place.setdefault(noted.place.partition, {})
+        noted._older_of_place = places.pop(noted.place, None)  # popped, as the newest stands at the end
+        places[noted.place] = noted
+
     def _drop(self, noted: Noted) -> None:
+        """Forget the oldest: it is the oldest of its user and of its place, too."""
         self.complete_from_s = max(self.complete_from_s, noted.noted_s)
-        # Of a user's, a partition's and a call's, too, it is the oldest.
-        _drop_first(self._by_user, noted.user)
-        _drop_first(self._by_partition, noted.place.partition)
-        left = self._by_place.pop(noted.place)[1:]
-        if left:
-            self._by_place[noted.place] = left
+        self._oldest = noted._next
+        if self._oldest is None:
+            self._newest = None
+        self._count -= 1
+        if noted._newer_of_user is not None:
+            noted._newer_of_user._older_of_user = None
+        else:
+            del self._newest_of_user[noted.user]
+        # Somebody may know it for hours yet, whose call is in doubt; all that came after it must not live as long.
+        noted._next = noted._newer_of_user = None
+        places = self._newest_of_place[noted.place.partition]
+        newer = [each for each in _of_place(places[noted.place]) if each._older_of_place is noted]
+        if newer:
+            newer[0]._older_of_place = None
+            return
+        del places[noted.place]
+        if not places:
+            del self._newest_of_place[noted.place.partition]
 
 
-def _drop_first(found: dict[_Key, deque[Noted]], key: _Key) -> None:
-    left = found[key]
-    left.popleft()
-    if not left:
-        del found[key]
+def _of_place(noted: Noted | None) -> Iterator[Noted]:
+    """Yield what was noted of one call, newest first."""
+    while noted is not None:
+        yield noted
+        noted = noted._older_of_place
 
 
 def _until(noted: Noted) -> float:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from worker.codecs.choice import decoder
@@ -233,10 +234,15 @@ def _call(compiled: _Compiled, results: Sequence[Json], source: EventSource, vie
         site=rule.site,
         uid=params.get("UID", ""),
         params=params,
-        name=CallName(view.event.number, rule.name, item),
+        name=_name(view.event.number, rule.name, item),
         stale_at_s=stale_at_s,
         dead_letter_on=rule.dead_letter_on,
     )
+
+
+@lru_cache(maxsize=4_096)  # the same few in every record, and tens of thousands of calls are remembered by them
+def _name(event: int, rule: str, item: int) -> CallName:
+    return CallName(event, rule, item)
 
 
 def _matches(rule: Rule, needs: Needs, view: View) -> bool:
