@@ -112,9 +112,9 @@ class Horizon:
         behind, missing = _behind(calls, enough)
         self._let_through = 0
         if self._was_short:
-            # Those that were let through cannot go on, each for a reason of its own: twice as many each time, up to
-            # what is made in some seconds.
-            self._push = min(2 * max(FEWEST, self._push), max(2 * FEWEST, enough))
+            # Those that were let through cannot go on, each for a reason of its own; or commits take longer than what
+            # was let through lasts. Twice as many each time: too many come down again.
+            self._push = 2 * max(FEWEST, self._push)
             self._was_short = False
             if heads.behind:
                 behind = max(behind or 0, heads.behind[: self._push][-1] + 1)
