@@ -11,7 +11,7 @@ _HANDLER, _LANES, _OFFSETS, _RESTARTS = (
     "tests/pipeline/test_offsets.py::",
     "tests/pipeline/test_restarts.py::",
 )
-_MOMENTS = "tests/pipeline/test_hard_moments.py::"
+_MOMENTS, _SHORTAGES = "tests/pipeline/test_hard_moments.py::", "tests/pipeline/test_shortages.py::"
 _WHATEVER = "tests/pipeline/test_lanes_whatever_happens.py::test_whatever_happens_order_is_kept_and_no_call_is_lost"
 _EARLIER, _HORIZON, _PROGRESS = (
     "tests/pipeline/test_earlier.py::",
@@ -116,6 +116,34 @@ _OF_PROGRESS = (
         "return max(behind, self._enough_heads(heads, enough))",
         f"{_HORIZON}test_it_never_comes_down_below_what_was_attempted",
         f"{_HORIZON}test_nothing_is_ever_attempted_that_the_group_may_not_know_of",
+    ),
+    mutation(
+        "a shortage during a commit never looked at again",
+        f"{_PIPELINE}/lanes.py",
+        "        if any(map(self._is_short, self._sites.values())):",
+        "        if False:",
+        f"{_SHORTAGES}test_a_site_whose_calls_a_lowered_horizon_keeps_back_does_not_sleep_for_ever",
+    ),
+    mutation(
+        "a horizon that comes down right after a shortage",
+        f"{_PIPELINE}/horizon.py",
+        "self._short_until_s = self._stays_until_s = now_s + SHORT_S",
+        "self._short_until_s = now_s + SHORT_S",
+        f"{_SHORTAGES}test_a_site_makes_its_calls_while_another_has_hardly_any_quota[1.0]",
+    ),
+    mutation(
+        "a shortage forgotten with the next commit",
+        f"{_PIPELINE}/horizon.py",
+        "elif now_s >= self._short_until_s:",
+        "else:",
+        f"{_HORIZON}test_they_double_also_when_those_that_were_let_through_lasted_until_a_commit_was_under_way",
+    ),
+    mutation(
+        "a partition that stands still while its site is busy",
+        f"{_PIPELINE}/horizon.py",
+        "if self._was_short or self._stands_still(heads):",
+        "if self._was_short:",
+        f"{_SHORTAGES}test_a_partition_whose_first_users_wait_has_its_turn_while_another_keeps_the_site_busy[0.0]",
     ),
     mutation(
         "a horizon that counts before its commit is acknowledged",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.pipeline.horizon import FEWEST, Heads, Horizon
+from worker.pipeline.horizon import FEWEST, SHORT_S, Heads, Horizon
 
 
 def committed(
@@ -25,7 +25,8 @@ def committed(
 
 def _sorted(heads: list[int], horizon: Horizon) -> Heads:
     below = horizon.below
-    return Heads([each for each in heads if each >= below], lambda: [each for each in heads if each < below])
+    ready = [each for each in heads if each < below]
+    return Heads([each for each in heads if each >= below], lambda: ready, lambda: bool(ready))
 
 
 def test_where_nothing_waits_it_is_ahead_of_the_reading_position() -> None:
@@ -116,6 +117,52 @@ def test_where_calls_below_it_cannot_go_on_others_are_let_through_in_doubling_nu
     assert passed == [64, 128, 256, 512, 1024, 2048]
 
 
+def test_they_double_also_when_those_that_were_let_through_lasted_until_a_commit_was_under_way() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    unfinished = list(range(10_000))
+    passed = []
+    for second in range(4):
+        before = horizon.below
+        horizon.ran_short()
+        passed.append(committed(horizon, unfinished, 10_000, second + 0.0) - before)
+        committed(horizon, unfinished, 10_000, second + 0.5)  # half of them are begun
+    assert passed == [64, 128, 256, 512]
+
+
+def test_a_shortage_is_forgotten_after_ten_seconds() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    unfinished = list(range(10_000))
+    for _ in range(3):
+        horizon.ran_short()
+        committed(horizon, unfinished, 10_000, 1.0)
+    committed(horizon, unfinished, 10_000, 1.0 + SHORT_S)
+    before = horizon.below
+    horizon.ran_short()
+    assert committed(horizon, unfinished, 10_000, 1.0 + SHORT_S) - before == 64
+
+
+def test_a_partition_whose_calls_wait_for_the_horizon_alone_lets_others_through_while_its_site_is_busy() -> None:
+    """With the calls of other partitions, so that the site is not short."""
+    horizon = Horizon(0, 0, 0.0)
+    unfinished = list(range(10_000))
+    committed(horizon, unfinished, 10_000, 0.0)
+    for offset in range(FEWEST):
+        horizon.has_begun(offset)  # and none of them ends
+    passed = []
+    for second in (1.0, 2.0, 2.5, 3.0):
+        before = horizon.below
+        passed.append(committed(horizon, unfinished, 10_000, second, heads=unfinished[before:]) - before)
+    assert passed == [3 * FEWEST - FEWEST, 64, 128, 256]
+
+
+def test_it_does_not_while_its_site_is_away() -> None:
+    horizon = Horizon(0, 0, 0.0)
+    unfinished = [(offset, 1) for offset in range(10_000)]
+    for second in range(10):
+        heads = Heads([FEWEST], tuple, has_ready=lambda: True)
+        assert horizon.propose(unfinished, heads, 10_000, float(second)) == FEWEST
+
+
 def after_a_burst(attempted: int) -> Horizon:
     """Return one that a fast reader has taken to 300,000; then he has read 100,000 offsets with a call in each."""
     horizon = Horizon(0, 0, 0.0)
@@ -155,6 +202,14 @@ def test_it_comes_down_no_more_than_once_a_second() -> None:
     horizon.acknowledged(300_000)
     assert committed(horizon, list(range(1, 100_000)), 100_000, 2.9) == 300_000
     assert committed(horizon, list(range(1, 100_000)), 100_000, 3.0) == FEWEST + 1
+
+
+def test_it_does_not_come_down_for_ten_seconds_after_a_shortage() -> None:
+    horizon = after_a_burst(attempted=0)
+    horizon.ran_short()
+    committed(horizon, list(range(1, 100_000)), 100_000, 2.0)
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 1.9 + SHORT_S) == 400_000
+    assert committed(horizon, list(range(1, 100_000)), 100_000, 2.0 + SHORT_S) == FEWEST + 1
 
 
 def test_where_little_is_unfinished_below_it_nobody_is_asked_how_much_can_go_on() -> None:

@@ -394,16 +394,16 @@ async def test_a_call_that_waits_for_a_place_is_not_made_when_the_horizon_has_co
         for offset in range(4):
             house.join(f"u{offset}", offset)
         await settle()
-        assert sorted(house.lanes.heads(P0).ready()) == [1, 2, 3]
+        assert sorted(house.lanes.heads()(P0).ready()) == [1, 2, 3]
         horizon.sent(2)
         horizon.acknowledged(2)
-        house.lanes.horizon_moved(P0)
+        house.lanes.horizons_moved([P0])
         for uid in ("u0", "u1"):
             house.sender.answer(uid, delivered())
             await settle()
         assert house.sender.in_flight == []
-        assert list(house.lanes.heads(P0).behind) == [2, 3]
+        assert list(house.lanes.heads()(P0).behind) == [2, 3]
         horizon.acknowledged(3)
-        house.lanes.horizon_moved(P0)
+        house.lanes.horizons_moved([P0])
         await settle()
         assert house.sender.in_flight == [("u2", 2)]

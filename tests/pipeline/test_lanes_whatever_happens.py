@@ -111,13 +111,13 @@ class House:
 
     def commit(self, partition: TopicPartition) -> None:
         """Commit as the engine does: propose, send, hear that it was kept."""
-        horizon, heads = self.horizons[partition], self.lanes.heads(partition)
+        horizon, heads = self.horizons[partition], self.lanes.heads()(partition)
         assert heads.behind == sorted(heads.behind)
         unfinished = [(each.ticket.offset, 1) for each in self.open_jobs() if each.ticket.partition == partition]
         proposed = horizon.propose(unfinished, heads, self.next_offset[partition], self.clock.monotonic_s())
         horizon.sent(proposed)
         horizon.acknowledged(proposed)
-        self.lanes.horizon_moved(partition)
+        self.lanes.horizons_moved([partition])
 
     def come_near(self, partition: TopicPartition, ahead: int) -> None:
         """Commit a horizon so near that calls wait for the next one, some that were ready for a permit among them."""
@@ -126,7 +126,7 @@ class House:
         near = max(offsets, default=-1) + 1 + ahead
         horizon.sent(near)
         horizon.acknowledged(near)
-        self.lanes.horizon_moved(partition)
+        self.lanes.horizons_moved([partition])
 
     def void(self, partition: TopicPartition) -> None:
         for each in self.jobs:

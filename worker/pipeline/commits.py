@@ -142,7 +142,7 @@ class CommitLoop:
                 self._offsets.say_again()
             due = self._offsets.due(
                 note,
-                heads=self._lanes.heads,
+                heads=self._lanes.heads(),
                 now_s=now_s,
                 left=self._left,
                 left_serial=self._left_serial,
@@ -160,8 +160,7 @@ class CommitLoop:
             self.last_error = ""
             self._metrics.commits.labels("ok").inc()
             self._told(heard)
-        for partition in due:
-            self._lanes.horizon_moved(partition)
+        self._lanes.horizons_moved(due)
         self._handler.named(named)
 
     def _serials(self, partitions: Collection[TopicPartition] | None) -> _Serials:

@@ -25,14 +25,18 @@ AHEAD_S = 3.0  # a commit is made every second, and earlier when half of this is
 FEWEST = 32  # calls, or offsets, at any pace: what is asked about after a crash at the least
 # Paces are measured over so long. What happens in less is a burst, and may be over.
 LOOK_S = 1.0
+# For so long after a shortage it does not come down, as what was let through would be kept back again before its turn,
+# and a further shortage lets twice as many through.
+SHORT_S = 10.0
 NEVER = 2**63
 
 
 class Heads(NamedTuple):
-    """The offsets of a partition's calls that wait for no other call, nor for a time."""
+    """The offsets of a partition's calls that wait for no other call, nor for a time. To look for ready ones costs."""
 
     behind: Sequence[int] = ()  # those that nothing but the present horizon keeps from being attempted, ascending
-    ready: Callable[[], Sequence[int]] = tuple  # the others, in no order; there may be many, and they are seldom asked
+    ready: Callable[[], Sequence[int]] = tuple  # those that wait for a place or a permit and will get it, in no order
+    has_ready: Callable[[], bool] = bool  # whether any waits for that, at a site that is away too
 
 
 class Horizon:
@@ -48,10 +52,12 @@ class Horizon:
         "_is_under_way",
         "_let_through",
         "_looked_s",
-        "_lowered_s",
         "_offsets_per_s",
         "_position",
         "_push",
+        "_rests",
+        "_short_until_s",
+        "_stays_until_s",
         "_was_short",
         "below",
         "renew_at",
@@ -65,12 +71,14 @@ class Horizon:
         self._half = 0  # so many of them make a commit due; 0 while the horizon is counted in offsets
         self._push = 0
         self._was_short = False
+        self._rests = False  # nothing was attempted for `LOOK_S`, nor since
         self._looked_s = now_s
         self._position = position  # at `_looked_s`
         self._first_position = position
         self._all_begun = 0  # attempts under this assignment
         self._attempted_below = 0  # an offset: all of them were of records below it
-        self._lowered_s = now_s  # when it was last looked at whether it can come down
+        self._short_until_s = now_s  # calls were kept from being made, and until then may be again
+        self._stays_until_s = now_s + LOOK_S  # until then nobody looks whether it can come down
         self._is_under_way = False
         self._calls_per_s = 0.0
         self._offsets_per_s = 0.0
@@ -81,6 +89,7 @@ class Horizon:
     def has_begun(self, offset: int) -> bool:
         """Note an attempt; return whether the horizon should be renewed now: half of what it let through is used up."""
         self._attempted_below = max(self._attempted_below, offset + 1)
+        self._rests = False
         self._begun += 1
         self._all_begun += 1
         self._let_through += 1
@@ -111,19 +120,20 @@ class Horizon:
         calls = iter(unfinished)
         behind, missing = _behind(calls, enough)
         self._let_through = 0
-        if self._was_short:
+        if self._was_short or self._stands_still(heads):
             # Those that were let through cannot go on, each for a reason of its own; or commits take longer than what
             # was let through lasts. Twice as many each time: too many come down again.
             self._push = 2 * max(FEWEST, self._push)
             self._was_short = False
+            self._short_until_s = self._stays_until_s = now_s + SHORT_S
             if heads.behind:
                 behind = max(behind or 0, heads.behind[: self._push][-1] + 1)
-        else:
+        elif now_s >= self._short_until_s:
             self._push = 0
         if behind is not None:
             self._half, self.renew_at = (enough + 1) // 2, NEVER
-            if behind < self.below and self._push == 0 and now_s >= self._lowered_s + LOOK_S:
-                self._lowered_s = now_s
+            if behind < self.below and now_s >= self._stays_until_s:
+                self._stays_until_s = now_s + LOOK_S
                 if _behind(calls, enough, below=self.below)[0] is not None:
                     return max(behind, self._attempted_below, self._enough_heads(heads, enough))
             return max(self.below, behind)
@@ -137,6 +147,10 @@ class Horizon:
         proposed = self.below if is_kept else position + ahead
         self.renew_at = (position + proposed) // 2
         return proposed
+
+    def _stands_still(self, heads: Heads) -> bool:
+        """Say whether calls wait for the horizon alone, while their site is busy with those of other partitions."""
+        return self._rests and bool(heads.behind) and not heads.has_ready()
 
     def _enough_heads(self, heads: Heads, enough: int) -> int:
         """Return an offset below which there are enough calls that can go on; the present horizon if there are none.
@@ -156,6 +170,7 @@ class Horizon:
             self._offsets_per_s = max(self._offsets_per_s, offsets_per_s)
             return
         self._calls_per_s, self._offsets_per_s = calls_per_s, offsets_per_s
+        self._rests = self._begun == 0
         self._begun, self._looked_s, self._position = 0, now_s, position
 
     def sent(self, proposed: int) -> None:

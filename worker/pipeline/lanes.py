@@ -19,8 +19,9 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from worker.clock import Clock
 from worker.delivery.deliveries import Delivery, Later
@@ -97,14 +98,40 @@ class Lanes:
         """Attempt no call of this partition that is not below its horizon. Without one there is no such limit."""
         self._horizons[partition] = _Partition(horizon, [])
 
-    def heads(self, partition: TopicPartition) -> Heads:
-        """Return the calls of a partition that could be attempted now, and those that only a horizon keeps from it."""
-        known = self._horizons.get(partition)
-        behind = [each.offset for each in known.behind] if known is not None else []
-        return Heads(behind, lambda: [each for site in self._sites.values() for each in site.ready_offsets(partition)])
+    def heads(self) -> Callable[[TopicPartition], Heads]:
+        """Return what tells of each partition, as it is now, which calls could be attempted but for place and horizon.
 
-    def horizon_moved(self, partition: TopicPartition) -> None:
-        """Let the calls go on that are below it now."""
+        To be asked before anything changes: those that are ready are looked for once, and only if somebody asks.
+        """
+
+        @cache
+        def ready() -> Mapping[TopicPartition, Sequence[int]]:
+            found: dict[TopicPartition, list[int]] = {}
+            for site in self._sites.values():
+                is_open = site.sender.is_open
+                for ticket in site.ready_tickets():
+                    offsets = found.setdefault(ticket.partition, [])
+                    if is_open:
+                        offsets.append(ticket.offset)
+            return found
+
+        def heads_of(partition: TopicPartition) -> Heads:
+            known = self._horizons.get(partition)
+            behind = [each.offset for each in known.behind] if known is not None else []
+            return Heads(behind, lambda: ready().get(partition, ()), lambda: partition in ready())
+
+        return heads_of
+
+    def horizons_moved(self, partitions: Iterable[TopicPartition]) -> None:
+        """Let the calls go on that are below a horizon now."""
+        for partition in partitions:
+            self._horizon_moved(partition)
+        if any(map(self._is_short, self._sites.values())):
+            # While a commit is under way a shortage counts for nothing. Without this look a site whose calls it has not
+            # let through would sleep until something else of it ends.
+            self._ran_short()
+
+    def _horizon_moved(self, partition: TopicPartition) -> None:
         known = self._horizons.get(partition)
         if known is None or not known.behind:
             return
@@ -185,7 +212,7 @@ class Lanes:
     async def _dispatch(self, site: SiteLanes, tasks: asyncio.TaskGroup) -> None:
         while True:
             while not (site.has_ready and self._has_place(site)):
-                if site.behind and not site.has_ready and self._has_place(site):
+                if self._is_short(site):
                     self._ran_short()
                 site.wake.clear()
                 await site.wake.wait()
@@ -236,6 +263,9 @@ class Lanes:
         known = self._horizons.get(job.ticket.partition)
         if known is not None and known.horizon.has_begun(job.ticket.offset):
             self.renew()
+
+    def _is_short(self, site: SiteLanes) -> bool:
+        return bool(site.behind) and not site.has_ready and self._has_place(site)
 
     def _ran_short(self) -> None:
         """Note that calls wait for nothing but a commit."""

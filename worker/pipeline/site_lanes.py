@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from worker.clock import Timer
 from worker.delivery.deliveries import Delivery, Later
 from worker.delivery.gate import Permit
-from worker.model import Outcome, TopicPartition
+from worker.model import Outcome
 from worker.pipeline.tickets import Ticket
 
 
@@ -119,11 +119,11 @@ class SiteLanes:
     def has_ready(self) -> bool:
         return bool(self.ready_first or self.ready)
 
-    def ready_offsets(self, partition: TopicPartition) -> Iterator[int]:
-        """Yield the offsets of a partition's calls that only wait for a place and a permit, in no order."""
+    def ready_tickets(self) -> Iterator[Ticket]:
+        """Yield the records whose calls only wait for a place and a permit, in no order."""
         for lane in (*self.ready_first, *self.ready):
-            if lane.jobs and lane.state is State.READY and lane.jobs[0].ticket.partition == partition:
-                yield lane.jobs[0].ticket.offset
+            if lane.jobs and lane.state is State.READY:
+                yield lane.jobs[0].ticket
 
     def clear_ready(self) -> None:
         """Forget lanes that are gone. While a site admits nobody nothing takes them, and outages can be long."""
