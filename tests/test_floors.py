@@ -13,7 +13,7 @@ import worker
 
 FLOORS = [  # bottom to top; rooms of one line do not import each other
     {"errors", "exits", "clock", "metrics", "reasons"},
-    {"model", "logs", "signals", "stacks", "watch"},
+    {"model", "logs", "memory", "signals", "stacks", "watch"},
     {"gigya", "codecs"},
     {"mapping"},
     {"delivery", "kafka", "deadletters"},

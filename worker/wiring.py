@@ -37,6 +37,7 @@ from worker.kafka.retention import Retention, ask_retention
 from worker.kafka.source import KafkaSource
 from worker.mapping.mapper import Mapper
 from worker.mapping.ruleset import RuleSet
+from worker.memory import give_back
 from worker.metrics import Metrics
 from worker.model import Outcome
 from worker.pipeline.engine import Engine
@@ -187,6 +188,7 @@ class Assembled:
     group_quota: GroupQuota
     live: Mapping[str, Sender]
     standstill: Standstill | None  # of a bounded run
+    clock: Clock
 
     def beside(self) -> dict[str, Coroutine[None, None, None]]:
         """Return what runs as long as the engine does, by name."""
@@ -195,7 +197,11 @@ class Assembled:
             work["group-quota"] = self.group_quota.run()
         if self.standstill is not None:
             work["standstill"] = self.standstill.run()
-        return work | {"watchdog": self.watchdog.run(), "retention": self.retention.run()}
+        return work | {
+            "watchdog": self.watchdog.run(),
+            "retention": self.retention.run(),
+            "memory": give_back(self.clock),
+        }
 
 
 def assembled(
@@ -257,7 +263,7 @@ def assembled(
         version=worker_version(),
     )
     standstill = _standstill(settings, parts, out, engine, clock) if until_end else None
-    return Assembled(engine, view, control, watchdog, retention, group_quota, out.live, standstill)
+    return Assembled(engine, view, control, watchdog, retention, group_quota, out.live, standstill, clock)
 
 
 def _standstill(settings: Settings, parts: Parts, out: WaysOut, engine: Engine, clock: SystemClock) -> Standstill:
