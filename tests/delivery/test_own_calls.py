@@ -67,19 +67,19 @@ def test_who_remembers_one_call_for_hours_does_not_keep_all_that_came_after_it()
     assert bytes_taken(fill) < 100_000
 
 
-def test_all_that_is_known_of_a_call_comes_oldest_first_and_is_forgotten_in_time() -> None:
+def test_what_is_known_of_a_user_and_a_partition_comes_newest_first_and_is_forgotten_in_time() -> None:
     own = OwnCalls(0.0)
-    first, second, other = noted(7, 1.0), noted(7, 2.0), noted(8, 3.0)
+    first, second, other = noted(7, 1.0), noted(7, 2.0), noted(8, 3.0, user="v")
     for each in (first, second, other):
         own.add(each, each.from_s)
-    assert list(own.of(first.place)) == [first, second]
+    assert list(own.of_user("u")) == [second, first]
+    assert list(own.of_partition(PARTITION)) == [other, second, first]
 
-    own.add(noted(9, 1.5 + KEPT_S), 1.5 + KEPT_S)
-    assert list(own.of(first.place)) == [second]
+    own.add(noted(9, 1.5 + KEPT_S, partition=1), 1.5 + KEPT_S)
+    assert list(own.of_partition(PARTITION)) == [other, second]
     assert own.complete_from_s == first.noted_s
-    own.add(noted(10, 2.5 + KEPT_S), 2.5 + KEPT_S)
-    assert list(own.of(first.place)) == []
-    assert list(own.of(other.place)) == [other]
+    own.add(noted(10, 2.5 + KEPT_S, partition=1), 2.5 + KEPT_S)
+    assert list(own.of_partition(PARTITION)) == list(own.of_user("v")) == [other]
 
 
 ADDITIONS = st.lists(
@@ -107,8 +107,7 @@ def test_it_is_as_a_list_from_which_the_oldest_are_dropped(additions: list[tuple
             for number in range(2):
                 where = TopicPartition("t", number)
                 mine = [each for each in model if each.place.partition == where]
-                for place in {each.place for each in mine}:
-                    assert list(own.of(place)) == [each for each in mine if each.place == place]
+                assert list(own.of_partition(where)) == mine[::-1]
                 for since_s in (0.0, now_s - KEPT_S / 2):
                     # What is added twice comes twice; of one time the order says nothing.
                     found = own.ended_since(where, since_s, owned_since_s=-math.inf)

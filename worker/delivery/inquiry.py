@@ -82,11 +82,11 @@ class Inquiry:
 
     def remembers(self, delivery: Delivery) -> bool:
         """Say whether this process knows that the call was executed."""
-        user, action = delivery.call.uid, delivery.call.params.get("action", "")
+        place, action = _place(delivery), delivery.call.params.get("action", "")
         return any(
             # Other rules may have made another call of the record since.
-            noted.was is Was.CERTAIN and (noted.user, noted.action) == (user, action)
-            for noted in self.own.of(_place(delivery))
+            noted.was is Was.CERTAIN and noted.place == place and noted.action == action
+            for noted in self.own.of_user(delivery.call.uid)
         )
 
     def note_remembered(self, delivery: Delivery, doubt: Doubt) -> None:
@@ -96,8 +96,9 @@ class Inquiry:
 
     def _renew(self, delivery: Delivery) -> None:
         """Note anew what was noted of a call under assignments that are over: nobody has been told of it."""
-        since_s = self.since_s(delivery.partition)
-        for noted in list(self.own.of(_place(delivery))):
+        since_s, place = self.since_s(delivery.partition), _place(delivery)
+        known = [noted for noted in self.own.of_partition(delivery.partition) if noted.place == place]
+        for noted in reversed(known):
             if noted.owned_since_s < since_s and noted.was is not Was.NOT:
                 self.own.add(replace(noted, owned_since_s=since_s, is_open=False), self._clock.monotonic_s())
                 noted.was = Was.NOT

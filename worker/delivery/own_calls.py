@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -54,11 +54,13 @@ class Noted:
     is_open: bool = False  # its call has not ended
     is_many: bool = False  # nobody knows how often
     # Its neighbours in `OwnCalls`. Queues of them would be blocks of half a kilobyte that live for ten minutes amid
-    # what lives for milliseconds: the heap around them can never be given back.
+    # what lives for milliseconds, so that the heap around them can never be given back; and a dictionary of all of
+    # them has a table that doubles, by megabytes, when there are a few more.
     _next: Noted | None = field(default=None, init=False, repr=False)
     _older_of_user: Noted | None = field(default=None, init=False, repr=False)
     _newer_of_user: Noted | None = field(default=None, init=False, repr=False)
-    _older_of_place: Noted | None = field(default=None, init=False, repr=False)
+    _older_of_partition: Noted | None = field(default=None, init=False, repr=False)
+    _newer_of_partition: Noted | None = field(default=None, init=False, repr=False)
 
 
 def noted_of(call: Call, place: Place, from_s: float, until_s: float, was: Was) -> Noted:
@@ -81,8 +83,7 @@ class OwnCalls:
         self._oldest: Noted | None = None
         self._newest: Noted | None = None
         self._newest_of_user: dict[str, Noted] = {}
-        # By partition the newest of each place, in the order in which they were noted.
-        self._newest_of_place: dict[TopicPartition, dict[Place, Noted]] = {}
+        self._newest_of_partition: dict[TopicPartition, Noted] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -96,18 +97,26 @@ class OwnCalls:
         return noted
 
     def like(self, call: Call) -> Iterator[Noted]:
-        """Yield what entries could come from that fit this call; itself, too, where it was noted."""
+        """Yield what entries could come from that fit this call; itself, too, where it was noted. The newest first."""
         action, points = call.params["action"], points_of(call)
-        noted = self._newest_of_user.get(call.uid)
-        while noted is not None:
+        for noted in self.of_user(call.uid):
             has_these_points = points is None or noted.points is None or noted.points == points
             if noted.action == action and has_these_points and noted.was is not Was.NOT:
                 yield noted
+
+    def of_user(self, user: str) -> Iterator[Noted]:
+        """Yield what is known of a user's calls, the newest first."""
+        noted = self._newest_of_user.get(user)
+        while noted is not None:
+            yield noted
             noted = noted._older_of_user
 
-    def of(self, place: Place) -> Sequence[Noted]:
-        """Return what is known of one call, oldest first."""
-        return list(_of_place(self._newest_of_place.get(place.partition, {}).get(place)))[::-1]
+    def of_partition(self, partition: TopicPartition) -> Iterator[Noted]:
+        """Yield what is known of the calls of a partition's records, the newest first."""
+        noted = self._newest_of_partition.get(partition)
+        while noted is not None:
+            yield noted
+            noted = noted._older_of_partition
 
     def ended_since(self, partition: TopicPartition, from_s: float, *, owned_since_s: float) -> list[Noted]:
         """Return what may have been executed after `from_s` for calls of a partition that have ended, oldest first.
@@ -116,15 +125,13 @@ class OwnCalls:
         ended. A little more rather than less: times that were the site's once are as exact as its clock is known.
         """
         from_s -= SLACK_S
-        since_s = max(from_s, owned_since_s)
         found = []
-        for newest in reversed(self._newest_of_place.get(partition, {}).values()):
-            if newest.noted_s < since_s:
+        for noted in self.of_partition(partition):
+            if noted.noted_s < max(from_s, owned_since_s):
                 break
-            for noted in _of_place(newest):
-                is_told = noted.noted_s >= since_s and noted.action and not noted.is_open and noted.was is not Was.NOT
-                if is_told and noted.owned_since_s >= owned_since_s and noted.until_s >= from_s:
-                    found.append(noted)
+            is_told = noted.action and not noted.is_open and noted.was is not Was.NOT
+            if is_told and noted.owned_since_s >= owned_since_s and noted.until_s >= from_s:
+                found.append(noted)
         return sorted(found, key=_until)
 
     def _enqueue(self, noted: Noted) -> None:
@@ -139,12 +146,13 @@ class OwnCalls:
             noted.user = before.user  # one text for all of a user's calls
             noted._older_of_user, before._newer_of_user = before, noted
         self._newest_of_user[noted.user] = noted
-        places = self._newest_of_place.setdefault(noted.place.partition, {})
-        noted._older_of_place = places.pop(noted.place, None)  # popped, as the newest stands at the end
-        places[noted.place] = noted
+        before = self._newest_of_partition.get(noted.place.partition)
+        if before is not None:
+            noted._older_of_partition, before._newer_of_partition = before, noted
+        self._newest_of_partition[noted.place.partition] = noted
 
     def _drop(self, noted: Noted) -> None:
-        """Forget the oldest: it is the oldest of its user and of its place, too."""
+        """Forget the oldest: it is the oldest of its user and of its partition, too."""
         self.complete_from_s = max(self.complete_from_s, noted.noted_s)
         self._oldest = noted._next
         if self._oldest is None:
@@ -154,23 +162,12 @@ class OwnCalls:
             noted._newer_of_user._older_of_user = None
         else:
             del self._newest_of_user[noted.user]
+        if noted._newer_of_partition is not None:
+            noted._newer_of_partition._older_of_partition = None
+        else:
+            del self._newest_of_partition[noted.place.partition]
         # Somebody may know it for hours yet, whose call is in doubt; all that came after it must not live as long.
-        noted._next = noted._newer_of_user = None
-        places = self._newest_of_place[noted.place.partition]
-        newer = [each for each in _of_place(places[noted.place]) if each._older_of_place is noted]
-        if newer:
-            newer[0]._older_of_place = None
-            return
-        del places[noted.place]
-        if not places:
-            del self._newest_of_place[noted.place.partition]
-
-
-def _of_place(noted: Noted | None) -> Iterator[Noted]:
-    """Yield what was noted of one call, newest first."""
-    while noted is not None:
-        yield noted
-        noted = noted._older_of_place
+        noted._next = noted._newer_of_user = noted._newer_of_partition = None
 
 
 def _until(noted: Noted) -> float:
